@@ -1,0 +1,9 @@
+"""The `swath` command.
+
+Each verb lives in a file of its own and imports what is heavy inside the function, so that
+``swath --help`` answers at once.
+"""
+
+from swath.core.cli.app import main
+
+__all__ = ["main"]

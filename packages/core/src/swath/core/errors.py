@@ -1,0 +1,55 @@
+"""The errors a user can cause and mend.
+
+Every one of them is reported as a single line that says what is wrong, where, and what to do; the
+`swath` command turns it into exit code 2. Anything else that escapes is a bug of ours (exit code 1).
+"""
+
+
+class SwathError(Exception):
+    """Base of all errors that the user can fix.
+
+    Args:
+        message: One line: the file or key, what is wrong with it, and what to do.
+    """
+
+
+class ConfigError(SwathError):
+    """A config, an override or an argument doesn't make sense."""
+
+
+class DataError(SwathError):
+    """A data set, a label file or an image doesn't hold what it should."""
+
+
+class RasterError(DataError):
+    """A raster can't be read, is too large to be true, or lacks what was asked of it."""
+
+
+class CheckpointError(SwathError):
+    """A checkpoint is missing, damaged, or doesn't fit the model."""
+
+
+class UnsafeCheckpointError(CheckpointError):
+    """A checkpoint could execute code if it were loaded; nothing of it was run."""
+
+
+class MissingDependencyError(SwathError):
+    """An optional dependency is needed for this and isn't installed."""
+
+
+def suggest(name: str, known: list[str] | tuple[str, ...]) -> str:
+    """The tail of an error message that proposes the nearest known name.
+
+    Args:
+        name: What the user wrote.
+        known: Every name that would have been accepted.
+
+    Returns:
+        ``"; did you mean 'x'?"`` if something is near, else ``"; known: a, b, c"``.
+    """
+    import difflib
+
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean '{near[0]}'?"
+    return "; known: " + ", ".join(sorted(known)) if known else ""

@@ -1,0 +1,32 @@
+"""Writing files so that nobody ever sees half of one."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A temporary name beside ``path`` that becomes ``path`` if the block succeeds.
+
+    The suffix is kept, since many writers choose the format by it. On any exception, an interrupt
+    included, the temporary file is removed and a file already under the final name is untouched.
+
+    Args:
+        path: The final name; its folder is created if needed.
+
+    Yields:
+        The name to write to.
+    """
+    final = Path(path)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = final.with_name(f".{final.stem}.{uuid4().hex[:8]}.part{final.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, final)
+    finally:
+        # side files that writers leave (.aux.xml, -journal) share the temporary name's beginning
+        for leftover in final.parent.glob(f"{temporary.name}*"):
+            leftover.unlink(missing_ok=True)

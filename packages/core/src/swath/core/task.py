@@ -1,0 +1,75 @@
+"""The contract between a model, what it is trained for, and everything that runs it.
+
+A model is a plain `nn.Module` that knows tensors only. A `Task` says what it means to train and to
+judge a model for one kind of target. The engine trains any ``(model, task)`` pair, the tiler runs
+one over any scene; neither knows a paradigm.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from swath.core.sample import Sample
+from torch import Tensor, nn
+
+Batch = dict[str, Any]
+"""What `Task.collate` makes: ``"image"`` float32 ``(B, C, H, W)``, targets, and ``"meta"``."""
+
+
+class Metrics(Protocol):
+    """Accumulates over batches; the same whatever the batch size and order."""
+
+    def update(self, predictions: Sequence[Any], batch: Batch) -> None:
+        """Add the predictions of one batch (what `Task.predict` returned for it)."""
+
+    def compute(self) -> Mapping[str, Any]:
+        """All figures so far: floats by name, and nested tables."""
+
+    def reset(self) -> None:
+        """Forget everything."""
+
+
+class Task(ABC):
+    """What it means to train and judge a model for one kind of target.
+
+    Attributes:
+        kind: ``"segmentation"``, ``"detection"``, ...: which result type comes out.
+        classes: Class names in index order.
+        score: Name of the figure in `Metrics.compute` by which checkpoints are compared.
+    """
+
+    kind: str
+    classes: tuple[str, ...]
+    score: str
+
+    @abstractmethod
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """Stack samples into a batch on the CPU, with the image scaled for the model."""
+
+    @abstractmethod
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Named scalar losses of one training batch; their sum is minimised."""
+
+    @abstractmethod
+    def predict(self, model: nn.Module, batch: Batch) -> list[Any]:
+        """One raw prediction per image, on the model's device, without gradients."""
+
+    @abstractmethod
+    def merge(self, tiles: Iterable[Any], scene: Any) -> Any:
+        """Consume the predictions of a scene's tiles in raster order and return one result.
+
+        Streams: a tile is dropped as soon as it has been used, so that memory doesn't grow with
+        the scene. See `swath.core.inference.tiler`.
+        """
+
+    @abstractmethod
+    def metrics(self) -> Metrics:
+        """A fresh accumulator for this task."""
+
+
+def to_device(batch: Batch, device: torch.device | str) -> Batch:
+    """Move the tensors of a batch, leaving everything else as it is."""
+    return {
+        k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()
+    }

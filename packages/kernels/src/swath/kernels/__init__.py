@@ -1,0 +1,1 @@
+"""Fused operators and rotated-box geometry."""
