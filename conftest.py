@@ -1,0 +1,30 @@
+"""A skip nobody agreed to fails CI: silent skips are how suites rot."""
+
+import os
+
+import pytest
+
+ALLOWED_SKIPS = (
+    "shared parity folder absent",
+    "shared samples folder absent",
+    "needs a CUDA device",
+)
+
+_unexpected: list[str] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if not any(allowed in reason for allowed in ALLOWED_SKIPS):
+            _unexpected.append(f"{report.nodeid}: {reason}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for line in _unexpected:
+        terminalreporter.write_line(f"skip outside the allow list of conftest.py: {line}", red=True)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if _unexpected and os.environ.get("CI"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

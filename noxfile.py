@@ -1,0 +1,165 @@
+"""Every check of the project; a bare ``nox`` runs what CI runs.
+
+    uvx nox                      lint, types, the whole suite, each package alone, wheels, docs
+    uvx nox -s "tests(core)"     one package with nothing but its own dependencies
+    uvx nox -s pythons           the suite on every supported Python
+    uvx nox -s demo bench        what takes longer
+"""
+
+import re
+import shutil
+from pathlib import Path
+
+import nox
+
+PACKAGES = sorted(path.parent.name for path in Path("packages").glob("*/pyproject.toml"))
+PYTHONS = ["3.11", "3.12", "3.13"]
+# the oldest torch we promise, with the torchvision and triton of that day
+OLDEST_TORCH = ["torch==2.11.*", "torchvision==0.26.*"]
+
+nox.needs_version = ">=2025.2"
+nox.options.default_venv_backend = "uv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["lint", "types", "suite", "tests", "wheels", "docs"]
+nox.options.error_on_missing_interpreters = False
+
+
+def sync(session: nox.Session, *arguments: str) -> None:
+    """Bring the session's environment to what the workspace says."""
+    session.run_install(
+        "uv",
+        "sync",
+        "--quiet",
+        *arguments,
+        env={
+            "UV_PROJECT_ENVIRONMENT": session.virtualenv.location,
+            "UV_PYTHON": str(session.virtualenv.location),
+        },
+    )
+
+
+def pytest(session: nox.Session, *arguments: str) -> None:
+    session.run("pytest", "-q", *arguments, *session.posargs, env={"OMP_NUM_THREADS": "1"})
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff, formatting, and the direction of imports."""
+    sync(session, "--all-packages", "--group", "lint")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports", "--no-cache")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Mypy, strict, on everything that ships."""
+    sync(session, "--all-packages", "--all-extras", "--group", "lint")
+    session.run("mypy")
+
+
+@nox.session
+def suite(session: nox.Session) -> None:
+    """All tests, with everything installed together."""
+    sync(session, "--all-packages", "--all-extras", "--group", "test", "--group", "docs")
+    pytest(session, "-n", "2", "--dist", "worksteal")
+
+
+@nox.session
+@nox.parametrize("package", PACKAGES, ids=PACKAGES)
+def tests(session: nox.Session, package: str) -> None:
+    """One package's tests with only that package and its dependencies installed."""
+    sync(session, "--package", f"swath-{package}", "--no-default-groups", "--group", "test")
+    pytest(session, "-n", "2", "-m", "not slow", f"packages/{package}/tests")
+
+
+@nox.session(python=PYTHONS)
+def pythons(session: nox.Session) -> None:
+    """The suite on every supported Python."""
+    sync(session, "--all-packages", "--all-extras", "--group", "test", "--group", "docs")
+    pytest(session, "-n", "2", "-m", "not slow")
+
+
+@nox.session
+@nox.parametrize("package", PACKAGES, ids=PACKAGES)
+def lowest(session: nox.Session, package: str) -> None:
+    """One package on the lowest versions it allows."""
+    members = [f"./packages/{name}" for name in PACKAGES if name in {"kernels", package}]
+    groups = nox.project.load_toml(f"packages/{package}/pyproject.toml")["dependency-groups"]
+    session.run_install(
+        "uv", "pip", "install", "--no-config", "--resolution", "lowest-direct",
+        *members, *OLDEST_TORCH, *groups["test"], "pytest-xdist",
+    )  # fmt: skip
+    pytest(session, "-n", "2", "-m", "not slow", f"packages/{package}/tests")
+
+
+@nox.session
+def wheels(session: nox.Session) -> None:
+    """Build every wheel, install each alone in a fresh environment, and use it."""
+    folder = Path(session.create_tmp()).resolve() / "wheels"
+    shutil.rmtree(folder, ignore_errors=True)
+    session.run_install("uv", "build", "--quiet", "--all-packages", "--out-dir", str(folder))
+    for package in PACKAGES:
+        environment = folder / f"env-{package}"
+        python = environment / ("Scripts" if session.platform == "win32" else "bin") / "python"
+        session.run_install("uv", "venv", "--quiet", str(environment))
+        session.run_install(
+            "uv", "pip", "install", "--quiet", "--python", str(python), "--find-links", str(folder),
+            "--constraint", "constraints.txt", f"swath-{package}",
+        )  # fmt: skip
+        session.run(str(python), f"tests/smoke/{package}.py", external=True)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the site (the suite runs its code blocks)."""
+    sync(session, "--only-group", "docs")
+    session.run("mkdocs", "build", "--quiet", "--strict")
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """The README's first command, as a new user runs it."""
+    sync(session, "--all-packages", "--all-extras")
+    session.run("swath", "demo", "--overwrite", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Every benchmark; each writes its figures to benchmarks/results."""
+    sync(session, "--all-packages", "--all-extras", "--group", "test")
+    for script in sorted(Path("benchmarks").glob("*.py")):
+        if script.stem not in {"common", "kampala_folds"}:  # the latter needs a data folder
+            session.run("python", str(script))
+
+
+@nox.session
+def constraints(session: nox.Session) -> None:
+    """Pin the newest versions that resolve, in constraints.txt and pyproject.toml."""
+    root = Path("pyproject.toml")
+    text = root.read_text()
+    block = re.compile(r"(?<=constraint-dependencies = \[\n).*?(?=^\])", re.DOTALL | re.MULTILINE)
+    root.write_text(block.sub("", text))
+    Path("uv.lock").unlink(missing_ok=True)
+    exported = session.run_install(
+        "uv", "export", "--quiet", "--all-packages", "--all-extras", "--all-groups", "--no-hashes",
+        "--no-emit-workspace", "--no-annotate", "--no-header", silent=True,
+    )  # fmt: skip
+    pins = sorted(line for line in exported.splitlines() if "sys_platform == 'never'" not in line)
+    Path("constraints.txt").write_text("\n".join(pins) + "\n")
+    root.write_text(block.sub("".join(f'    "{pin}",\n' for pin in pins), text))
+
+
+@nox.session
+@nox.parametrize("package", PACKAGES, ids=PACKAGES)
+def release(session: nox.Session, package: str) -> None:
+    """Check a package and tag its version: changelog, API surface, wheel, then the tag."""
+    version = nox.project.load_toml(f"packages/{package}/pyproject.toml")["project"]["version"]
+    changelog = Path(f"packages/{package}/CHANGELOG.md").read_text()
+    if f"## [{version}]" not in changelog:
+        session.error(f"packages/{package}/CHANGELOG.md has no section '## [{version}]'")
+    sync(session, "--all-packages", "--all-extras", "--group", "test")
+    pytest(session, "tests/test_api_surface.py", "tests/test_workspace.py")
+    wheels(session)
+    session.run("git", "tag", f"swath-{package}-v{version}", external=True)
+    session.log("tagged; push the tag to publish")
