@@ -139,7 +139,7 @@ def constraints(session: nox.Session) -> None:
     root = Path("pyproject.toml")
     text = root.read_text()
     block = re.compile(r"(?<=constraint-dependencies = \[\n).*?(?=^\])", re.DOTALL | re.MULTILINE)
-    root.write_text(block.sub("", text))
+    root.write_text(block.sub("", text, count=1))
     Path("uv.lock").unlink(missing_ok=True)
     exported = session.run_install(
         "uv", "export", "--quiet", "--all-packages", "--all-extras", "--all-groups", "--no-hashes",
@@ -147,7 +147,7 @@ def constraints(session: nox.Session) -> None:
     )  # fmt: skip
     pins = sorted(line for line in exported.splitlines() if "sys_platform == 'never'" not in line)
     Path("constraints.txt").write_text("\n".join(pins) + "\n")
-    root.write_text(block.sub("".join(f'    "{pin}",\n' for pin in pins), text))
+    root.write_text(block.sub("".join(f'    "{pin}",\n' for pin in pins), text, count=1))
 
 
 @nox.session
