@@ -1,0 +1,337 @@
+"""Reading small images and label rasters, whatever their file is called.
+
+What a file is follows from its content: tiles named ``.png`` that hold a JPEG are common. Whole
+scenes don't belong here; they are read by windows (`swath.core.geo.raster`).
+"""
+
+import os
+import struct
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from swath.core.data.spec import Protocol
+from swath.core.errors import DataError, suggest
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".jp2", ".gif")
+"""What is taken for an image when a folder is searched."""
+
+Array = NDArray[np.generic]
+Valid = NDArray[np.bool_]
+
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_NARROWED = {"bool": "uint8", "int8": "int16", "float16": "float32", "float64": "float32"}
+
+
+def read_array(path: str | Path) -> tuple[Array, Valid | None]:
+    """Read a small image in the sensor's own numbers.
+
+    Args:
+        path: Any file that Pillow or rasterio can open, chosen by content, not by extension.
+
+    Returns:
+        The image ``(C, H, W)``, uint8, uint16, int16 or float32 (32-bit integers and 64-bit floats
+        become float32), and a boolean ``(H, W)`` that is False at nodata or transparent pixels, or
+        None if all are valid. Grey images have one band; an alpha band becomes validity.
+
+    Raises:
+        DataError: If the file is missing, truncated, not an image, or claims more pixels than
+            Pillow's limit.
+    """
+    file = _existing(path)
+    array, valid = _read_raster(file) if _needs_rasterio(file) else _pillow(file, _image_bands)
+    name = str(array.dtype)
+    if name in _NARROWED:
+        array = array.astype(_NARROWED[name])
+    elif array.dtype.kind in "iu" and array.dtype.itemsize > 2:
+        array = array.astype(np.float32)
+    elif name not in ("uint8", "uint16", "int16", "float32"):
+        raise DataError(f"{file}: {name} pixels can't be used as an image; convert the file")
+    return array, None if valid is None or valid.all() else valid
+
+
+def read_labels(path: str | Path, *, coloured: bool = False) -> Array:
+    """Read a label raster as it is stored.
+
+    Args:
+        path: An index image, a palette PNG, an RGB-coded image, a 1-bit image or a GeoTIFF.
+        coloured: Labels are colours: palettes are expanded.
+
+    Returns:
+        Integers ``(H, W)``, or uint8 ``(H, W, 3)`` if the labels are colours.
+
+    Raises:
+        DataError: If the file can't be read, or isn't of that kind.
+    """
+    file = _existing(path)
+    if _needs_rasterio(file):
+        array, _ = _read_raster(file, bands=None if coloured else 1)
+    else:
+        array, _ = _pillow(file, _colour_bands if coloured else _index_bands)
+    if coloured:
+        if len(array) not in (3, 4):
+            raise DataError(
+                f"{file}: {len(array)} band(s), but the protocol's labels are RGB colours; "
+                "choose the protocol for index masks"
+            )
+        return np.moveaxis(array[:3], 0, -1)
+    if len(array) > 1:
+        if any((band != array[0]).any() for band in array[1:3]):
+            raise DataError(
+                f"{file}: a colour image, but the protocol's labels are integers; "
+                "choose a protocol that maps colours"
+            )
+        array = array[:1]
+    labels: Array = array[0]
+    if labels.dtype == np.bool_:
+        return labels.astype(np.uint8)
+    if labels.dtype.kind == "f":
+        whole = labels.astype(np.int64) if np.isfinite(labels).all() else None
+        if whole is None or (whole != labels).any():
+            raise DataError(f"{file}: holds fractions or NaN ({labels.dtype}), not class labels")
+        return whole
+    return labels
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Width and height from the file's header, without reading the pixels.
+
+    Raises:
+        DataError: If the file is missing or not an image.
+    """
+    file = _existing(path)
+    if _needs_rasterio(file):
+        import rasterio
+
+        with _quiet_rasterio(file), rasterio.open(file) as source:
+            return source.width, source.height
+    return _pillow_size(file)
+
+
+class LabelReader:
+    """Turns stored labels into class indices by a protocol.
+
+    Args:
+        protocol: Which stored value means which class.
+    """
+
+    def __init__(self, protocol: Protocol) -> None:
+        self.protocol = protocol
+        fits = len(protocol.classes) <= 256 and 0 <= protocol.ignore_index <= 255
+        self.dtype = np.uint8 if fits else np.int64
+        self._codes, order = np.unique(
+            [_packed(value) for value, _ in protocol.mapping], return_index=True
+        )
+        self._index = np.array([index for _, index in protocol.mapping])[order].astype(self.dtype)
+
+    def __call__(self, path: str | Path) -> Array:
+        """Read one label file as class indices ``(H, W)``, uint8 (int64 if a byte can't hold them)."""
+        return self.apply(read_labels(path, coloured=self.protocol.coloured), where=path)
+
+    def apply(self, stored: Array, *, where: object) -> Array:
+        """Map stored labels, ``(H, W)`` integers or ``(H, W, 3)`` colours, to class indices.
+
+        Args:
+            stored: What the file holds.
+            where: Its name, for the message.
+
+        Raises:
+            DataError: If a value isn't in the protocol: which, how often, and where first.
+        """
+        if stored.dtype == np.uint8 and stored.ndim == 2:  # the usual case, 10 times faster
+            every = np.arange(256)
+            place, listed = self._look_up(every)
+            index, known = self._index[place][stored], listed[stored]
+        else:
+            codes = stored.astype(np.int64)
+            if stored.ndim == 3:
+                codes = codes[..., 0] << 16 | codes[..., 1] << 8 | codes[..., 2]
+            place, known = self._look_up(codes)
+            index = self._index[place]
+        if not known.all():
+            raise DataError(f"{where}: {self._complaint(stored, ~known)}")
+        return index
+
+    def _look_up(self, codes: Array) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+        place = np.searchsorted(self._codes, codes).clip(max=len(self._codes) - 1)
+        return place, self._codes[place] == codes
+
+    def _complaint(self, stored: Array, unlisted: NDArray[np.bool_]) -> str:
+        row, column = (int(v) for v in np.argwhere(unlisted)[0])
+        values = np.unique(stored[unlisted].reshape(-1, *stored.shape[2:]), axis=0)
+        shown = [str(v) if stored.ndim == 2 else str(tuple(v.tolist())) for v in values[:5]]
+        more = f" and {len(values) - 5} more" if len(values) > 5 else ""
+        return (
+            f"label value {', '.join(shown)}{more} in {int(unlisted.sum())} pixel(s), first at row "
+            f"{row}, column {column}, isn't in the protocol ({_summary(self.protocol)}); correct "
+            "the file or choose the protocol of its encoding"
+        )
+
+
+def find_images(folder: str | Path) -> dict[str, Path]:
+    """Images below a folder by their id: the path relative to it, without extension.
+
+    Raises:
+        DataError: If the folder is absent, holds no image, or two images share an id.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise DataError(f"{root} isn't a folder; give the one that holds the images")
+    found: dict[str, Path] = {}
+    for path in sorted(root.rglob("*")):
+        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+            continue
+        name = path.relative_to(root).with_suffix("").as_posix()
+        if name in found:
+            raise DataError(f"{found[name]} and {path} share the id '{name}'; rename one")
+        found[name] = path
+    if not found:
+        raise DataError(f"{root} holds no images ({', '.join(IMAGE_SUFFIXES)})")
+    return found
+
+
+def resolve_root(root: str | Path) -> Path:
+    """A path given by the user, with ``~`` and ``$VARIABLES`` filled in.
+
+    Raises:
+        DataError: If a variable isn't set.
+    """
+    text = os.path.expandvars(os.path.expanduser(str(root)))
+    if "$" in text:
+        raise DataError(f"{text}: set that environment variable or give the path itself")
+    return Path(text)
+
+
+def _packed(value: int | tuple[int, int, int]) -> int:
+    if isinstance(value, int):
+        return value
+    return value[0] << 16 | value[1] << 8 | value[2]
+
+
+def _summary(protocol: Protocol) -> str:
+    values = [value for value, _ in protocol.mapping]
+    if len(values) > 12:
+        return f"{values[0]} to {values[-1]}, {len(values)} values"
+    return ", ".join(str(v) for v in values)
+
+
+def _existing(path: str | Path) -> Path:
+    file = Path(path)
+    if not file.is_file():
+        nearby = [p.name for p in file.parent.iterdir()] if file.parent.is_dir() else []
+        hint = suggest(file.name, nearby)
+        raise DataError(f"{file}: no such file{hint if 'did you mean' in hint else ''}")
+    return file
+
+
+def _needs_rasterio(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(32)
+    if start.startswith(_TIFF_STARTS) or path.suffix.lower() in (".jp2", ".vrt"):
+        return True
+    # Pillow reduces colour PNG of 16 bits a channel to 8 without a word
+    return start.startswith(_PNG_START) and len(start) > 24 and start[24] == 16
+
+
+def _pillow(
+    path: Path, bands: Callable[[Image.Image], tuple[Array, Valid | None]]
+) -> tuple[Array, Valid | None]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                return bands(image)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(
+            f"{path}: {error}; an image this large is read by windows, as a GeoTIFF"
+        ) from error
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path}: not an image, or its header is damaged") from error
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
+        raise DataError(f"{path}: damaged or truncated: {error}; copy it again") from error
+
+
+def _pillow_size(path: Path) -> tuple[int, int]:
+    array, _ = _pillow(path, lambda image: (np.array(image.size), None))
+    width, height = (int(v) for v in array)
+    return width, height
+
+
+def _image_bands(image: Image.Image) -> tuple[Array, Valid | None]:
+    if image.mode == "P":
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    elif image.mode in ("CMYK", "YCbCr", "LAB", "HSV", "RGBX"):
+        image = image.convert("RGB")
+    array = _planes(image)
+    if image.mode in ("RGBA", "LA"):
+        return array[:-1], array[-1] > 0
+    return array, None
+
+
+def _index_bands(image: Image.Image) -> tuple[Array, Valid | None]:
+    array = _planes(image)
+    return (array[:-1] if image.mode in ("RGBA", "LA") else array), None
+
+
+def _colour_bands(image: Image.Image) -> tuple[Array, Valid | None]:
+    return _planes(image.convert("RGB") if image.mode == "P" else image), None
+
+
+def _planes(image: Image.Image) -> Array:
+    array = np.array(image)
+    return array[None] if array.ndim == 2 else np.ascontiguousarray(np.moveaxis(array, -1, 0))
+
+
+def _read_raster(path: Path, bands: int | None = None) -> tuple[Array, Valid | None]:
+    """Bands without alpha, ``(C, H, W)``, and validity from nodata, alpha, masks and NaN."""
+    import rasterio
+    from rasterio.enums import ColorInterp
+
+    with _quiet_rasterio(path), rasterio.open(path) as source:
+        pixels = source.width * source.height
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 2**62)
+        if pixels > limit:
+            raise DataError(
+                f"{path}: {source.width} x {source.height} pixels is more than {limit}; a scene "
+                "this large is read by windows: GeoRasterSegmentation, or swath predict"
+            )
+        if bands is not None:
+            return source.read([bands]), None
+        colour = [i for i, c in zip(source.indexes, source.colorinterp, strict=True)
+                  if c != ColorInterp.alpha]  # fmt: skip
+        if not colour:
+            raise DataError(f"{path}: holds an alpha band and nothing else")
+        array: Array = source.read(colour)
+        valid: Valid = source.dataset_mask() > 0
+    if array.dtype.kind == "c":
+        raise DataError(f"{path}: complex numbers; take their magnitude first")
+    if array.dtype.kind == "f":
+        valid &= np.isfinite(array).all(axis=0)
+    return array, valid
+
+
+class _quiet_rasterio:  # noqa: N801 - reads as a function
+    """Turns what rasterio raises into one line, and its georeference warning into nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        from rasterio.errors import NotGeoreferencedWarning
+
+        self._warnings = warnings.catch_warnings()
+        self._warnings.__enter__()
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        from rasterio.errors import RasterioError
+
+        self._warnings.__exit__(None, None, None)
+        if isinstance(error, RasterioError) and not isinstance(error, DataError):
+            raise DataError(
+                f"{self.path}: damaged or truncated: {' '.join(str(error).split())}; copy it again"
+            ) from error

@@ -1,0 +1,353 @@
+"""What a data set is: where its files lie, and how its labels are read.
+
+One data set is used in different ways by different papers (Potsdam alone has five encodings), so
+the files (`DatasetSpec`, `Layout`) and the meaning of the labels (`Protocol`) are kept apart.
+"""
+
+import ast
+import colorsys
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from swath.core.errors import DataError, suggest
+
+RGB = tuple[int, int, int]
+"""A colour, 0 to 255 each."""
+
+_FIELD = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How one paper (or one way of storing labels) reads a data set.
+
+    Attributes:
+        classes: Class names in index order.
+        palette: A colour per class; made up if empty.
+        ignore_index: Index of pixels that neither train nor count.
+        mapping: Pairs of what is stored, an integer or an RGB colour, and the class index it means
+            (or `ignore_index`). If empty, the stored integers are the indices. Every stored value
+            that isn't listed is an error, never a silent guess.
+        tile_px: Side of the crops the paper trains on, in pixels, or None.
+        metric: The figure the paper reports.
+        source: Where this comes from.
+    """
+
+    classes: tuple[str, ...]
+    palette: tuple[RGB, ...] = ()
+    ignore_index: int = 255
+    mapping: tuple[tuple[int | RGB, int], ...] = ()
+    tile_px: int | None = None
+    metric: str = "mIoU"
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        set_ = object.__setattr__
+        set_(self, "classes", tuple(self.classes))
+        colours = self.palette or distinct_colours(len(self.classes))
+        set_(self, "palette", tuple(tuple(int(v) for v in colour) for colour in colours))
+        pairs: Iterable[Any] = self.mapping
+        if isinstance(pairs, Mapping):
+            pairs = pairs.items()
+        listed = tuple((_stored(stored), int(index)) for stored, index in pairs)
+        set_(self, "mapping", listed or self._identity())
+        if len(self.palette) != len(self.classes):
+            raise DataError(
+                f"protocol: {len(self.palette)} colours for {len(self.classes)} classes; "
+                "give one each, or none"
+            )
+        if len({isinstance(stored, int) for stored, _ in self.mapping}) > 1:
+            raise DataError("protocol: the mapping mixes integers and colours; use one kind")
+        for stored, index in self.mapping:
+            if index != self.ignore_index and not 0 <= index < len(self.classes):
+                raise DataError(
+                    f"protocol: {stored} is mapped to {index}, which is neither one of the "
+                    f"{len(self.classes)} classes nor the ignore index {self.ignore_index}"
+                )
+
+    def _identity(self) -> tuple[tuple[int, int], ...]:
+        pairs = {i: i for i in range(len(self.classes))}
+        return tuple((pairs | {self.ignore_index: self.ignore_index}).items())
+
+    @property
+    def coloured(self) -> bool:
+        """True if labels are stored as RGB colours."""
+        return not isinstance(self.mapping[0][0], int)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the images and labels of a copy lie, relative to its root.
+
+    Paths are templates with named fields: ``"{split}/{area}/images_png/{n}.png"``. A field stands
+    for any text without a slash, ``{path}`` for any text with slashes; the label's template is
+    filled with what the image's fields held, which is the whole pairing rule.
+
+    Attributes:
+        images: Template of the images.
+        labels: Template of the labels; a path without fields is one file for the whole split (COCO
+            JSON); None if the class is the field ``{class}`` of the image's own path.
+        kind: What the labels are: ``"mask"``, ``"dota"``, ``"voc"`` (horizontal ``bndbox``),
+            ``"voc-rotated"`` (``robndbox``), ``"coco"`` or ``"folders"``.
+        lists: Template with ``{split}`` of the text files that name a split's images, one a line,
+            if the data set has such; otherwise the split follows from the paths.
+    """
+
+    images: str
+    labels: str | None = None
+    kind: str = "mask"
+    lists: str | None = None
+
+    def fields(self) -> tuple[str, ...]:
+        """Names of the fields in the images' template."""
+        return tuple(_FIELD.findall(self.images))
+
+    def find(self, root: Path, allowed: Mapping[str, tuple[str, ...]]) -> Iterator["Item"]:
+        """The images of a split that are there, in the order of their ids.
+
+        Args:
+            root: The copy's root.
+            allowed: For some fields, the values they may have.
+        """
+        pattern = _regex(self.images)
+        glob = _FIELD.sub(lambda m: "**/*" if m[1] == "path" else "*", self.images)
+        found = []
+        for path in root.glob(glob):
+            match = pattern.fullmatch(path.relative_to(root).as_posix())
+            if match and all(match[k] in v for k, v in allowed.items() if k in match.groupdict()):
+                found.append(self.item(root, match.groupdict()))
+        return iter(sorted(found, key=lambda item: _natural(item.id)))
+
+    def item(self, root: Path, values: Mapping[str, str]) -> "Item":
+        """The item whose fields have these values (files needn't exist)."""
+        kept = [k for k in self.fields() if k not in ("split", "class")] or list(self.fields())
+        name = "/".join(dict.fromkeys(values[k] for k in kept))
+        label = None if self.labels is None else root / self.labels.format_map(values)
+        return Item(name, root / self.images.format_map(values), label, dict(values))
+
+    def match(self, path: str) -> dict[str, str] | None:
+        """The fields of an image's path relative to the root, or None if it isn't one."""
+        match = _regex(self.images).fullmatch(path)
+        return match.groupdict() if match else None
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image and its label on disk.
+
+    Attributes:
+        id: Unique within the split.
+        image: The image's path.
+        label: The label's path, or None.
+        fields: What the layout's fields held.
+    """
+
+    id: str
+    image: Path
+    label: Path | None
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """A data set: its files on disk, its splits, and the ways its labels are read.
+
+    Attributes:
+        name: Short name, as used on the command line.
+        title: Full name.
+        task: ``"segmentation"``, ``"detection"`` or ``"classification"``.
+        layouts: Known ways a copy is laid out; the first that fits is used.
+        protocols: Ways of reading the labels, by name; the first is the default.
+        splits: For each split, the values that fields of the layout may have. ``"all"`` always
+            exists.
+        gsd_m: Ground sampling distance in metres, or None if it varies or is unknown.
+        bands: Band names in stored order.
+        dtype: Of the stored images.
+        licence: Of the data, or None if unsure.
+        where: How a user gets it, or None if unsure.
+        notes: What one must know before using it.
+    """
+
+    name: str
+    title: str
+    task: str
+    layouts: tuple[Layout, ...]
+    protocols: Mapping[str, Protocol]
+    splits: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    gsd_m: float | None = None
+    bands: tuple[str, ...] = ("red", "green", "blue")
+    dtype: str = "uint8"
+    licence: str | None = None
+    where: str | None = None
+    notes: str = ""
+
+    def protocol(self, name: "str | Protocol | None" = None) -> Protocol:
+        """A protocol by name, or the first one.
+
+        Raises:
+            DataError: If there is none of that name.
+        """
+        if isinstance(name, Protocol):
+            return name
+        if name is None:
+            return next(iter(self.protocols.values()))
+        if name not in self.protocols:
+            raise DataError(
+                f"{self.name} has no protocol '{name}'{suggest(name, list(self.protocols))}"
+            )
+        return self.protocols[name]
+
+    def layout(self, root: Path) -> Layout:
+        """The layout that a copy follows: the first of which an image is there.
+
+        Raises:
+            DataError: If the folder is absent or no layout fits.
+        """
+        if not root.is_dir():
+            raise DataError(f"{root} isn't a folder; {self.name} is expected there")
+        for layout in self.layouts:
+            if next(layout.find(root, {}), None) is not None:
+                return layout
+        expected = " or ".join(layout.images for layout in self.layouts)
+        raise DataError(f"{root} holds no images of {self.name}; expected {expected}")
+
+    def items(self, root: Path, split: str) -> tuple[Layout, list[Item]]:
+        """The layout of a copy and the items of one split.
+
+        Args:
+            root: The copy's root.
+            split: A split's name, ``"all"``, or the path of a list file (absolute, or relative to
+                the root): one sample a line, an image or "image label" separated by a space, both
+                relative to the root; or the bare file name or id of an image.
+
+        Raises:
+            DataError: If the split is unknown or empty, or the list names what isn't there.
+        """
+        layout = self.layout(root)
+        listed = self._list_file(layout, root, split)
+        if listed is not None:
+            items = list(_listed_items(layout, root, listed))
+        else:
+            allowed = self._allowed(layout, split)
+            items = list(layout.find(root, allowed))
+        if not items:
+            raise DataError(
+                f"{root}: split '{split}' of {self.name} is empty; expected {layout.images} with "
+                f"{dict(self.splits.get(split, {}))}"
+            )
+        return layout, items
+
+    def _list_file(self, layout: Layout, root: Path, split: str) -> Path | None:
+        if split.endswith(".txt"):
+            path = next((p for p in (root / split, Path(split)) if p.is_file()), None)
+            if path is None:
+                raise DataError(f"{split}: no such list file, neither as it is nor under {root}")
+            return path
+        if layout.lists is not None and split != "all":
+            path = root / layout.lists.format(split=split)
+            if path.is_file():
+                return path
+            if split not in self.splits:
+                raise DataError(f"{path}: no such list file; split '{split}' needs it")
+        return None
+
+    def _allowed(self, layout: Layout, split: str) -> Mapping[str, tuple[str, ...]]:
+        if split == "all":
+            return {}
+        if split not in self.splits:
+            raise DataError(
+                f"{self.name} has no split '{split}'{suggest(split, [*self.splits, 'all'])}"
+            )
+        allowed = self.splits[split]
+        if not set(allowed) & set(layout.fields()):
+            raise DataError(
+                f"{self.name}: this copy ({layout.images}) has no split folders; "
+                "use split 'all' or a list file"
+            )
+        return allowed
+
+
+def distinct_colours(count: int) -> tuple[RGB, ...]:
+    """Colours that can be told apart, black first: hues by the golden angle, alternating value."""
+    colours: list[RGB] = [(0, 0, 0)]
+    for i in range(1, count):
+        rgb = colorsys.hsv_to_rgb((i * 0.618034) % 1, 0.75, (1.0, 0.7)[i % 2])
+        colours.append((round(rgb[0] * 255), round(rgb[1] * 255), round(rgb[2] * 255)))
+    return tuple(colours[:count])
+
+
+def read_list(path: Path) -> list[tuple[str, ...]]:
+    """The lines of a list file as columns; blank lines and ``#`` comments are skipped.
+
+    Raises:
+        DataError: If it can't be read, is empty, or a line has more than two columns.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: can't be read as a list file: {error}") from error
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        columns = tuple(line.split())
+        if not columns or columns[0].startswith("#"):
+            continue
+        if len(columns) > 2:
+            raise DataError(
+                f"{path}, line {number}: {len(columns)} columns; expected 'image' or 'image label'"
+            )
+        rows.append(columns)
+    if not rows:
+        raise DataError(f"{path}: the list file names no sample")
+    return rows
+
+
+def _listed_items(layout: Layout, root: Path, path: Path) -> Iterator[Item]:
+    by_name: dict[str, Item] | None = None
+    for columns in read_list(path):
+        values = layout.match(columns[0])
+        if len(columns) == 2:
+            name = Path(columns[0]).with_suffix("").as_posix()
+            yield Item(name, root / columns[0], root / columns[1], values or {})
+            continue
+        if values is not None:
+            yield layout.item(root, values)
+            continue
+        if by_name is None:  # bare names: look at what is there, once
+            by_name = {}
+            for item in layout.find(root, {}):
+                by_name |= {item.id: item, item.image.name: item, item.image.stem: item}
+        if columns[0] not in by_name:
+            raise DataError(f"{path}: '{columns[0]}' isn't an image under {root} ({layout.images})")
+        yield by_name[columns[0]]
+
+
+def _regex(template: str) -> re.Pattern[str]:
+    seen: set[str] = set()
+    parts = []
+    for i, part in enumerate(_FIELD.split(template)):
+        if i % 2 == 0:
+            parts.append(re.escape(part))
+        elif part in seen:  # a field that occurs twice must hold the same text twice
+            parts.append(f"(?P={part})")
+        else:
+            seen.add(part)
+            parts.append(f"(?P<{part}>{'.+' if part == 'path' else '[^/]+'})")
+    return re.compile("".join(parts))
+
+
+def _natural(name: str) -> list[tuple[int, int | str]]:
+    """Sort key by which ``area10`` comes after ``area2``."""
+    parts = re.split(r"(\d+)", name)
+    return [(1, int(p)) if p.isdecimal() else (0, p) for p in parts]
+
+
+def _stored(value: Any) -> int | RGB:
+    if isinstance(value, str):  # a key of a JSON object
+        value = ast.literal_eval(value)
+    if isinstance(value, int):
+        return value
+    red, green, blue = value
+    return int(red), int(green), int(blue)
