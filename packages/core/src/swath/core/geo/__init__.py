@@ -1,0 +1,1 @@
+"""Rasters with their place on earth: reading, writing, windows, vectorising."""
