@@ -102,7 +102,12 @@ def to_data(value: Any) -> Any:
             k: to_data(v) for k, v in value.kwargs.items()
         }
     if isinstance(value, Mapping):
-        return {str(k): to_data(v) for k, v in value.items()}
+        for key in value:
+            if not isinstance(key, str) or key == _TARGET:
+                raise ConfigError(
+                    f"a config can't hold a dict with the key {key!r}; use other text"
+                )
+        return {k: to_data(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [to_data(v) for v in value]
     if value is None or isinstance(value, bool | int | float | str):
@@ -156,4 +161,5 @@ def _parameters(target: Callable[..., Any]) -> list[str] | None:
         return None
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return None
-    return [p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY]
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [p.name for p in parameters if p.kind in named]

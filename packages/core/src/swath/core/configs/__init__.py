@@ -1,0 +1,1 @@
+"""Runnable experiments of core, one module each; ``swath configs`` lists them."""

@@ -1,0 +1,51 @@
+"""Packages that extend Swath: entry points of the group ``swath.plugins``.
+
+An entry point names a module (or an object in one) that holds frozen data as attributes, for example
+``configs = ("swath.ovseg.configs",)``. Importing it must import nothing heavy. A plugin that fails
+is remembered with its error and skipped: it never takes the command down.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+
+GROUP = "swath.plugins"
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One installed extension.
+
+    Attributes:
+        name: The entry point's name.
+        data: The object it names, or None if it couldn't be loaded.
+        error: Why it couldn't be loaded, in one line.
+    """
+
+    name: str
+    data: Any = None
+    error: str | None = None
+
+    def get(self, attribute: str) -> tuple[str, ...]:
+        """The ``"module"`` or ``"module:Name"`` strings declared under an attribute, or ``()``."""
+        value = getattr(self.data, attribute, ())
+        return (value,) if isinstance(value, str) else tuple(value)
+
+
+@cache
+def plugins() -> tuple[Plugin, ...]:
+    """All installed plugins by name, the broken ones included."""
+    return tuple(_load(e) for e in sorted(entry_points(group=GROUP), key=lambda e: e.name))
+
+
+def broken() -> dict[str, str]:
+    """Error of each plugin that couldn't be loaded, by name."""
+    return {p.name: p.error for p in plugins() if p.error is not None}
+
+
+def _load(entry: Any) -> Plugin:
+    try:
+        return Plugin(entry.name, data=entry.load())
+    except Exception as error:  # whatever is wrong in foreign code, it is reported by name
+        return Plugin(entry.name, error=" ".join(f"{type(error).__name__}: {error}".split()))
