@@ -1,9 +1,9 @@
 """Configs: ordinary Python modules whose public names are the fields of `TrainConfig`.
 
 ``load_config("scenes_tiny", ["optimizer.lr=1e-4"])`` finds the module, applies the overrides with
-types checked, and returns a `TrainConfig`, which turns into data and back without loss. Shared parts
-are functions that a config imports; a config's local constants begin with an underscore or are
-written in CAPITALS.
+types checked, and returns a `TrainConfig`, which turns into data and back without loss. Shared
+parts are functions that a config imports; a config's local constants begin with an underscore or
+are written in CAPITALS.
 """
 
 import ast
@@ -181,25 +181,22 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> TrainConfi
     looks_like_path = path.suffix in {".py", ".json"} or len(path.parts) > 1
     if looks_like_path and not path.is_file():
         raise ConfigError(f"{path}: no such config file; `swath configs` lists the built-in ones")
-    if path.suffix == ".json":
-        where, read = str(path), lambda: TrainConfig.from_data(_read_json(path))
-    elif looks_like_path:
-        where, read = str(path), lambda: _from_module(_run_file(path))
-    else:
-        name = _find(str(source))
-        where, read = str(source), lambda: _from_module(importlib.import_module(name))
+    name = "" if looks_like_path else _find(str(source))
     try:
-        config = read()
+        if path.suffix == ".json":
+            config = TrainConfig.from_data(_read_json(path))
+        else:
+            config = _from_module(importlib.import_module(name) if name else _run_file(path))
         config.to_data()
     except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
+        raise ConfigError(f"{path if looks_like_path else source}: {error}") from error
     return config.override(overrides) if overrides else config
 
 
 def config_names() -> dict[str, str]:
     """Module of every config of core and of the plugins, by the config's name."""
     packages = [CORE_CONFIGS, *(c for p in plugins.plugins() for c in p.get("configs"))]
-    found = {}
+    found: dict[str, str] = {}
     for package in packages:
         spec = importlib.util.find_spec(package)
         for module in pkgutil.iter_modules(spec.submodule_search_locations if spec else None):
@@ -215,8 +212,8 @@ def config_header(name: str) -> str:
         ConfigError: If there is no such config.
     """
     spec = importlib.util.find_spec(_find(name))
-    assert spec is not None and spec.origin is not None  # `_find` found it
-    return ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
+    origin = spec.origin if spec else None
+    return ast.get_docstring(ast.parse(Path(str(origin)).read_text(encoding="utf-8"))) or ""
 
 
 def _find(name: str) -> str:
@@ -249,7 +246,8 @@ def _run_file(path: Path) -> types.ModuleType:
         sys.path.append(folder)
     name = path.stem
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None  # the suffix is .py
+    if spec is None or spec.loader is None:
+        raise ConfigError("isn't a Python file; a config is a .py file or a saved config.json")
     module = importlib.util.module_from_spec(spec)
     shadowed = sys.modules.get(name)
     if shadowed is None or getattr(shadowed, "__file__", None) == str(path):
@@ -292,11 +290,9 @@ def _from_module(module: types.ModuleType) -> TrainConfig:
 
 
 def _is_stray(name: str, value: Any) -> bool:
-    if name.startswith("_") or name.isupper():
+    if name.startswith("_") or name.isupper() or type(value).__module__ == "__future__":
         return False
-    return not (
-        callable(value) or inspect.ismodule(value) or type(value).__module__ == "__future__"
-    )
+    return not (callable(value) or inspect.ismodule(value))
 
 
 def _require_complete(values: Mapping[str, Any]) -> None:
@@ -367,7 +363,7 @@ def _arguments(target: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     except ValueError:  # built-ins without a signature
         return {}
     try:
-        function = target.__init__ if inspect.isclass(target) else target  # type: ignore[misc]
+        function = target.__init__ if inspect.isclass(target) else target
         hints = typing.get_type_hints(function)
     except (NameError, TypeError):  # names that only a type checker sees
         hints = {}
@@ -414,11 +410,8 @@ _WORDS = {"true": True, "false": False, "none": None, "null": None}
 def _parse(text: str, old: Any, hint: Any) -> Any:
     options = set(typing.get_args(hint)) or {hint}
     is_none = text.lower() in {"none", "null"} and type(None) in options | {type(old)}
-    if (
-        (isinstance(old, str) or str in options)
-        and not is_none
-        and not options & {int, float, bool}
-    ):
+    is_text = (isinstance(old, str) or str in options) and not options & {int, float, bool}
+    if is_text and not is_none:
         quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
         return text[1:-1] if quoted else text
     if text.lower() in _WORDS:

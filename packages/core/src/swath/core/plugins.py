@@ -1,8 +1,8 @@
 """Packages that extend Swath: entry points of the group ``swath.plugins``.
 
-An entry point names a module (or an object in one) that holds frozen data as attributes, for example
-``configs = ("swath.ovseg.configs",)``. Importing it must import nothing heavy. A plugin that fails
-is remembered with its error and skipped: it never takes the command down.
+An entry point names a module (or an object in one) that holds frozen data as attributes, for
+example ``configs = ("swath.ovseg.configs",)``. Importing it must import nothing heavy. A plugin
+that fails is remembered with its error and skipped: it never takes the command down.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """`Spec`: a constructor and its arguments, as data.
 
-Configs describe models, tasks and data sets with specs; checkpoints carry the specs of the model and
-the task they hold, so that a weights file can be turned back into a working predictor. A spec is
-built late, prints as data, and comes back from that data equal to itself.
+Configs describe models, tasks and data sets with specs; checkpoints carry the specs of the model
+and the task they hold, so that a weights file can be turned back into a working predictor. A spec
+is built late, prints as data, and comes back from that data equal to itself.
 """
 
 import importlib
@@ -104,9 +104,7 @@ def to_data(value: Any) -> Any:
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str) or key == _TARGET:
-                raise ConfigError(
-                    f"a config can't hold a dict with the key {key!r}; use other text"
-                )
+                raise ConfigError(f"a config can't hold a dict with the key {key!r}")
         return {k: to_data(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [to_data(v) for v in value]
