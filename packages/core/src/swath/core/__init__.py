@@ -4,10 +4,7 @@ Importing this module is cheap: what needs torch is imported when it is first us
 """
 
 import importlib
-from importlib.metadata import version
 from typing import Any
-
-__version__ = version("swath-core")
 
 _LAZY = {
     "GeoImage": "swath.core.geo.raster",
@@ -28,6 +25,8 @@ __all__ = ["__version__", *sorted(_LAZY)]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("swath-core")
     if name not in _LAZY:
         raise AttributeError(f"module 'swath.core' has no attribute '{name}'")
     value = getattr(importlib.import_module(_LAZY[name]), name)
