@@ -86,10 +86,11 @@ class Radiometry:
             DataError: If the images differ in dtype or band count, or hold no valid pixel.
         """
         moments = _Moments()
-        chosen: Any = images
-        if limit is not None and hasattr(chosen, "__getitem__") and hasattr(chosen, "__len__"):
-            step = max(1, len(chosen) // limit)  # spread over the whole set
-            chosen = (chosen[i] for i in range(0, len(chosen), step))
+        source: Any = images
+        chosen = source
+        if limit is not None and hasattr(source, "__getitem__") and hasattr(source, "__len__"):
+            step = max(1, len(source) // limit)  # spread over the whole set
+            chosen = (source[i] for i in range(0, len(source), step))
         if limit is not None:
             chosen = itertools.islice(chosen, limit)
         for image in track(chosen, "statistics", limit, "img", enabled=progress):

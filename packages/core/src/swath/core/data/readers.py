@@ -24,6 +24,7 @@ Valid = NDArray[np.bool_]
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_START = b"\x89PNG\r\n\x1a\n"
+_WHITE_FIRST = [(255, 255, 255), (0, 0, 0)]
 _NARROWED = {"bool": "uint8", "int8": "int16", "float16": "float32", "float64": "float32"}
 
 
@@ -43,7 +44,10 @@ def read_array(path: str | Path) -> tuple[Array, Valid | None]:
             Pillow's limit.
     """
     file = _existing(path)
-    array, valid = _read_raster(file) if _needs_rasterio(file) else _pillow(file, _image_bands)
+    if _needs_rasterio(file):
+        array, valid = _raster(file, expand_palette=True)
+    else:
+        array, valid = _pillow(file, _image_bands)
     name = str(array.dtype)
     if name in _NARROWED:
         array = array.astype(_NARROWED[name])
@@ -69,7 +73,7 @@ def read_labels(path: str | Path, *, coloured: bool = False) -> Array:
     """
     file = _existing(path)
     if _needs_rasterio(file):
-        array, _ = _read_raster(file, bands=None if coloured else 1)
+        array, _ = _raster(file, expand_palette=coloured)
     else:
         array, _ = _pillow(file, _colour_bands if coloured else _index_bands)
     if coloured:
@@ -105,11 +109,12 @@ def image_size(path: str | Path) -> tuple[int, int]:
     """
     file = _existing(path)
     if _needs_rasterio(file):
-        import rasterio
+        from swath.core.geo.raster import open_raster
 
-        with _quiet_rasterio(file), rasterio.open(file) as source:
-            return source.width, source.height
-    return _pillow_size(file)
+        with open_raster(file) as raster:
+            return raster.info.width, raster.info.height
+    size, _ = _pillow(file, lambda image: (np.array(image.size), None))
+    return int(size[0]), int(size[1])
 
 
 class LabelReader:
@@ -129,7 +134,7 @@ class LabelReader:
         self._index = np.array([index for _, index in protocol.mapping])[order].astype(self.dtype)
 
     def __call__(self, path: str | Path) -> Array:
-        """Read one label file as class indices ``(H, W)``, uint8 (int64 if a byte can't hold them)."""
+        """Read a label file as class indices ``(H, W)``, uint8 (int64 where a byte is too small)."""
         return self.apply(read_labels(path, coloured=self.protocol.coloured), where=path)
 
     def apply(self, stored: Array, *, where: object) -> Array:
@@ -255,12 +260,6 @@ def _pillow(
         raise DataError(f"{path}: damaged or truncated: {error}; copy it again") from error
 
 
-def _pillow_size(path: Path) -> tuple[int, int]:
-    array, _ = _pillow(path, lambda image: (np.array(image.size), None))
-    width, height = (int(v) for v in array)
-    return width, height
-
-
 def _image_bands(image: Image.Image) -> tuple[Array, Valid | None]:
     if image.mode == "P":
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
@@ -286,52 +285,15 @@ def _planes(image: Image.Image) -> Array:
     return array[None] if array.ndim == 2 else np.ascontiguousarray(np.moveaxis(array, -1, 0))
 
 
-def _read_raster(path: Path, bands: int | None = None) -> tuple[Array, Valid | None]:
-    """Bands without alpha, ``(C, H, W)``, and validity from nodata, alpha, masks and NaN."""
-    import rasterio
-    from rasterio.enums import ColorInterp
+def _raster(path: Path, *, expand_palette: bool) -> tuple[Array, Valid]:
+    """All bands but alpha, ``(C, H, W)``, and validity from nodata, alpha, masks and NaN."""
+    from swath.core.geo.raster import open_raster
 
-    with _quiet_rasterio(path), rasterio.open(path) as source:
-        pixels = source.width * source.height
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 2**62)
-        if pixels > limit:
-            raise DataError(
-                f"{path}: {source.width} x {source.height} pixels is more than {limit}; a scene "
-                "this large is read by windows: GeoRasterSegmentation, or swath predict"
-            )
-        if bands is not None:
-            return source.read([bands]), None
-        colour = [i for i, c in zip(source.indexes, source.colorinterp, strict=True)
-                  if c != ColorInterp.alpha]  # fmt: skip
-        if not colour:
-            raise DataError(f"{path}: holds an alpha band and nothing else")
-        array: Array = source.read(colour)
-        valid: Valid = source.dataset_mask() > 0
-    if array.dtype.kind == "c":
-        raise DataError(f"{path}: complex numbers; take their magnitude first")
-    if array.dtype.kind == "f":
-        valid &= np.isfinite(array).all(axis=0)
+    with open_raster(path, max_pixels=2 * (Image.MAX_IMAGE_PIXELS or 2**40)) as raster:
+        array, valid = raster.read()
+        palette = raster.palette
+    if len(array) == 1 and palette == _WHITE_FIRST:  # 1 bit, 0 means white: GDAL leaves it as it is
+        return 1 - array, valid
+    if len(array) == 1 and palette is not None and expand_palette:
+        array = np.moveaxis(np.array(palette, dtype=np.uint8)[array[0]], -1, 0)
     return array, valid
-
-
-class _quiet_rasterio:  # noqa: N801 - reads as a function
-    """Turns what rasterio raises into one line, and its georeference warning into nothing."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        from rasterio.errors import NotGeoreferencedWarning
-
-        self._warnings = warnings.catch_warnings()
-        self._warnings.__enter__()
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        from rasterio.errors import RasterioError
-
-        self._warnings.__exit__(None, None, None)
-        if isinstance(error, RasterioError) and not isinstance(error, DataError):
-            raise DataError(
-                f"{self.path}: damaged or truncated: {' '.join(str(error).split())}; copy it again"
-            ) from error
