@@ -1,0 +1,65 @@
+"""Backbones: ``forward(image) -> list of maps``, ``channels``, ``strides``; any image size."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+OWN = ("vit_b", "vit_l", "vit_h", "rvsa_b", "rvsa_l")
+"""Names of our own backbones; every other name is timm's."""
+
+
+def build_backbone(
+    name: str,
+    *,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    weights: str | Path | None = None,
+    img_size: int = 512,
+    checkpointing: bool = False,
+) -> nn.Module:
+    """Build a backbone by name.
+
+    Args:
+        name: One of `OWN` or any timm model that gives feature maps.
+        in_channels: Bands of the image.
+        pretrained: Lets timm fetch its weights; our own backbones have none to fetch.
+        weights: File with the backbone's weights, loaded strictly: the S5 layout for our own
+            (with ``encoder.`` or ``module.`` in front or not), timm's for timm's.
+        img_size: Side in px that a ViT's position embedding is made for.
+        checkpointing: Recompute activations in the backward pass, where the backbone can.
+
+    Raises:
+        ConfigError: If nobody knows the name, or ``pretrained`` is asked of our own backbones.
+        CheckpointError: If ``weights`` doesn't fit.
+    """
+    from swath.core.backbones.rvsa import rvsa
+    from swath.core.backbones.timm import TimmPyramid
+    from swath.core.backbones.vit import vit
+    from swath.core.checkpoint.official import load_strict, strip_prefixes
+    from swath.core.checkpoint.safe import load_file
+    from swath.core.errors import ConfigError
+
+    if name not in OWN:
+        return TimmPyramid(
+            name,
+            in_channels=in_channels,
+            pretrained=pretrained,
+            weights=weights,
+            img_size=img_size,
+            checkpointing=checkpointing,
+        )
+    if pretrained:
+        raise ConfigError(
+            f"'{name}' has no weights to fetch; give a local file with weights=..., where to get "
+            "one: `swath models`"
+        )
+    family, size = name.split("_")
+    build: Any = {"vit": vit, "rvsa": rvsa}[family]
+    backbone: nn.Module = build(
+        size, img_size=img_size, in_channels=in_channels, checkpointing=checkpointing
+    )
+    if weights is not None:
+        state = strip_prefixes(load_file(weights), ("module.", "encoder.", "backbone."))
+        load_strict(backbone, state, where=str(weights))
+    return backbone

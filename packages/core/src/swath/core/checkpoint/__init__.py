@@ -1,0 +1,1 @@
+"""Checkpoints: opened without executing code, converted from official layouts, saved atomically."""

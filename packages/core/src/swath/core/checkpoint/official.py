@@ -1,0 +1,145 @@
+"""From the key layouts of official checkpoints to ours, with every key accounted for."""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import TypeVar
+
+from swath.core.errors import CheckpointError
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+V = TypeVar("V")
+
+
+def strip_prefixes(
+    state: Mapping[str, V], prefixes: Sequence[str] = ("module.", "_orig_mod.")
+) -> dict[str, V]:
+    """Remove wrappers' prefixes from keys, repeatedly; default: DDP's and `torch.compile`'s."""
+    stripped = {}
+    for key, value in state.items():
+        while prefix := next((p for p in prefixes if key.startswith(p)), None):
+            key = key.removeprefix(prefix)
+        stripped[key] = value
+    return stripped
+
+
+def resize_position_embedding(
+    embedding: Tensor,
+    old: tuple[int, int],
+    new: tuple[int, int],
+) -> Tensor:
+    """Resize a position embedding to another grid; the same grid returns it untouched.
+
+    Args:
+        embedding: ``(1, h * w, C)`` without class tokens, row-major.
+        old: Its grid ``(h, w)``.
+        new: Grid ``(h', w')`` that is wanted.
+
+    Returns:
+        ``(1, h' * w', C)``, bicubic, align_corners=False.
+
+    Source:
+        MAE's fine-tuning code and S5's `ViT.init_weights` (dossier f.4) resize so.
+    """
+    if old == new:
+        return embedding
+    grid = embedding.transpose(1, 2).reshape(1, -1, *old)  # (1, C, h, w)
+    grid = F.interpolate(grid, size=new, mode="bicubic", align_corners=False)
+    return grid.flatten(2).transpose(1, 2)
+
+
+_MAE_RENAMES = (
+    ("blocks.", "layers."),
+    (".norm1.", ".ln1."),
+    (".norm2.", ".ln2."),
+    ("patch_embed.proj.", "patch_embed.projection."),
+    (".attn.qkv.", ".attn.attn.in_proj_"),
+    (".attn.proj.", ".attn.attn.out_proj."),
+    (".mlp.fc1.", ".ffn.layers.0.0."),
+    (".mlp.fc2.", ".ffn.layers.1."),
+)
+
+_MAE_ONLY = ("norm.", "fc_norm.", "mask_token", "decoder_", "head.")
+
+
+def mae_to_vit(
+    state: Mapping[str, Tensor], grid: tuple[int, int], *, extra_tokens: int = 1
+) -> dict[str, Tensor]:
+    """Turn an MAE (timm-style) checkpoint into the encoder part of our `ViT`'s state.
+
+    The final norm, the mask token and the decoder are dropped; the neck (``fpn*``) isn't in such a
+    file and keeps its initial weights: load with ``load_strict(..., may_miss=("fpn",))``.
+
+    Args:
+        state: Keys ``blocks.*``, ``patch_embed.proj.*``, ``pos_embed``, ``cls_token``, ...
+        grid: Rows and columns of patches of the model that will take it.
+        extra_tokens: Rows at the front of ``pos_embed`` that belong to class tokens: 1 for MAE.
+
+    Raises:
+        CheckpointError: If the position embedding isn't that of a square grid.
+
+    Source:
+        S5 dossier f.4, official `ViT.init_weights`.
+    """
+    converted = {}
+    for key, value in strip_prefixes(state).items():
+        if key.startswith(_MAE_ONLY):
+            continue
+        if key == "pos_embed":
+            value = value[:, extra_tokens:]
+            side = math.isqrt(value.shape[1])
+            if side * side != value.shape[1]:
+                raise CheckpointError(
+                    f"pos_embed has {value.shape[1]} rows after {extra_tokens} extra, which is no "
+                    "square grid; give the right extra_tokens"
+                )
+            value = resize_position_embedding(value, (side, side), grid).contiguous()
+        for theirs, ours in _MAE_RENAMES:
+            key = (
+                ours + key.removeprefix(theirs)
+                if key.startswith(theirs)
+                else (key.replace(theirs, ours))
+            )
+        converted[key] = value
+    return converted
+
+
+def load_strict(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    where: str = "checkpoint",
+    may_miss: Collection[str] = (),
+) -> None:
+    """Load a state with every key accounted for, or change nothing and say what differs.
+
+    Args:
+        model: Takes the weights.
+        state: Its state dict.
+        where: What to call the checkpoint in the error, usually its file name.
+        may_miss: Prefixes of keys that the state needn't have; these keep their values.
+
+    Raises:
+        CheckpointError: One line with the missing, unexpected and mismatched keys, shortened.
+    """
+    own = model.state_dict()
+    missing = [k for k in own if k not in state and not k.startswith(tuple(may_miss))]
+    unexpected = [k for k in state if k not in own]
+    mismatched = [
+        f"{k} {tuple(v.shape)} instead of {tuple(own[k].shape)}"
+        for k, v in state.items()
+        if k in own and v.shape != own[k].shape
+    ]
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": mismatched}
+    if any(problems.values()):
+        listed = "; ".join(f"{len(k)} {what}: {_shorten(k)}" for what, k in problems.items() if k)
+        raise CheckpointError(
+            f"{where} doesn't fit {type(model).__name__}: {listed}; check the model's name, size "
+            "and number of classes"
+        )
+    model.load_state_dict(state, strict=not may_miss)
+
+
+def _shorten(keys: Sequence[str], shown: int = 4) -> str:
+    rest = len(keys) - shown
+    return ", ".join(keys[:shown]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,238 @@
+"""Our own checkpoints: one safetensors file that knows its model, its task and its own hash.
+
+The safetensors metadata has two entries: ``"swath"``, JSON ``{"format": 1, "model": spec, "task":
+spec, "card": {...}, "training": {...}}``, and ``"sha256"``, the hash of the whole file with the
+hash itself set to zeros. A single changed byte, be it weights, names, shapes or metadata, is
+noticed before any tensor is read.
+"""
+
+import dataclasses
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file as load_safetensors
+from safetensors.torch import save_file
+from swath.core.checkpoint.official import load_strict
+from swath.core.checkpoint.safe import file_format, load_any, read_header, read_metadata
+from swath.core.errors import CheckpointError, ConfigError, UnsafeCheckpointError
+from swath.core.files import atomic_path
+from swath.core.spec import Spec, from_data, target_name, to_data
+from swath.core.task import Task
+from torch import Tensor, nn
+
+FORMAT = 1
+_NO_HASH = "0" * 64
+_CHUNK = 1 << 22
+
+
+def save_model(
+    path: str | Path,
+    model: nn.Module,
+    model_spec: Spec,
+    task_spec: Spec,
+    card: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write a model with all that is needed to use it again; atomic.
+
+    Args:
+        path: Ends in ``.safetensors``.
+        model: Its weights and buffers are stored.
+        model_spec: Rebuilds it. ``pretrained`` and ``weights`` are stored as False and None, since
+            the file brings the weights.
+        task_spec: Rebuilds its task.
+        card: Free description: licence, data, figures; JSON data.
+        training: How it came about: config hash, step, scores; JSON data.
+        dtype: Stores floating-point tensors in this type, e.g. ``torch.float16`` for small files.
+
+    Raises:
+        ConfigError: If a spec holds something that isn't data.
+        CheckpointError: If the name has another suffix.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"{path}: our checkpoints are safetensors; name it *.safetensors")
+    description = {
+        "format": FORMAT,
+        "model": to_data(_without_weights(model_spec)),
+        "task": to_data(task_spec),
+        "card": dict(card or {}),
+        "training": dict(training or {}),
+    }
+    metadata = {"swath": json.dumps(description), "sha256": _NO_HASH}
+    with atomic_path(path) as temporary:
+        save_file(_storable(model.state_dict(), dtype), temporary, metadata)
+        _seal(temporary)
+
+
+def load_pair(
+    path: str | Path, device: torch.device | str = "cpu"
+) -> tuple[nn.Module, Task, dict[str, Any]]:
+    """Rebuild the model and the task of one of our checkpoints.
+
+    Only modules, tasks, dataclasses and model builders of ``swath.*`` are ever constructed,
+    whatever the file says.
+
+    Args:
+        path: A file that `save_model` wrote.
+        device: Where the model goes.
+
+    Returns:
+        The model in eval mode, its task, and the description ``{"format", "model", "task", "card",
+        "training"}``.
+
+    Raises:
+        CheckpointError: If it is missing, damaged, altered, bare weights, or of a newer format.
+        UnsafeCheckpointError: If it asks for anything but models and tasks of ours.
+    """
+    path = Path(path)
+    description = describe(path)
+    verify(path)
+    try:
+        specs = {name: from_data(description[name]) for name in ("model", "task")}
+        for spec in specs.values():
+            _check_harmless(spec, path)
+        model, task = specs["model"].build(), specs["task"].build()
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: its description doesn't fit this version of swath "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    if not isinstance(model, nn.Module) or not isinstance(task, Task):
+        raise CheckpointError(f"{path}: describes no model with a task; save it with save_model")
+    load_strict(model, load_safetensors(path), where=str(path))
+    return model.to(device).eval(), task, description
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """The description that a checkpoint of ours carries, without reading its tensors.
+
+    Raises:
+        CheckpointError: If it is missing, damaged, bare weights, or of a newer format.
+    """
+    path = Path(path)
+    description = read_metadata(path).get("swath")
+    if description is None:
+        load_any(path)  # a damaged or unsafe file says so first
+        raise CheckpointError(
+            f"{path}: bare weights, which don't say what model they are for; name the model "
+            f"(load_model('NAME', weights='{path}')) or turn them into a checkpoint of ours "
+            f"(swath convert {path} --model NAME -o OUT.safetensors)"
+        )
+    try:
+        content = json.loads(description)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: unreadable description; fetch it again") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: format {content.get('format') if isinstance(content, dict) else '?'} isn't "
+            f"known here (this version reads {FORMAT}); update swath-core"
+        )
+    return content
+
+
+def verify(path: str | Path) -> None:
+    """Check the hash that a checkpoint of ours carries.
+
+    Raises:
+        CheckpointError: If a single byte of the file isn't what was saved.
+    """
+    path = Path(path)
+    if file_format(path) != "safetensors" or file_hash(path) != read_metadata(path).get("sha256"):
+        raise CheckpointError(
+            f"{path}: its content doesn't match its hash, it was damaged or altered; fetch it again"
+        )
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a safetensors file whose own hash entry counts as zeros, lower-case hex."""
+    path = Path(path)
+    digest = hashlib.sha256()
+    for chunk in _chunks_without_hash(path):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _seal(path: Path) -> None:
+    """Write the file's hash over the zeros that stand in its place."""
+    digest = file_hash(path)
+    start, _ = _hash_position(read_header(path))
+    with path.open("r+b") as file:
+        file.seek(8 + start)
+        file.write(digest.encode())
+
+
+def _chunks_without_hash(path: Path) -> Iterator[bytes]:
+    header = read_header(path)
+    start, stop = _hash_position(header)
+    with path.open("rb") as file:
+        yield file.read(8)
+        yield header[:start] + _NO_HASH.encode()[: stop - start] + header[stop:]
+        file.seek(8 + len(header))
+        while chunk := file.read(_CHUNK):
+            yield chunk
+
+
+def _hash_position(header: bytes) -> tuple[int, int]:
+    """Where the 64 digits stand in the header; an empty place if there are none."""
+    # inside a JSON string quotes are escaped, so that this can only be the entry itself
+    opening = b'"sha256":"'
+    start = header.find(opening)
+    if start < 0:
+        return 0, 0
+    start += len(opening)
+    return start, min(start + len(_NO_HASH), len(header))
+
+
+def _storable(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """Contiguous CPU copies that share no memory, as safetensors wants them."""
+    return {
+        name: value.detach()
+        .to(dtype if dtype is not None and value.is_floating_point() else value.dtype)
+        .to("cpu", copy=True)
+        .contiguous()
+        for name, value in state.items()
+    }
+
+
+def _without_weights(spec: Spec) -> Spec:
+    fixed: dict[str, Any] = {"pretrained": False, "weights": None}
+    kwargs = {
+        name: _without_weights(value) if isinstance(value, Spec) else fixed.get(name, value)
+        for name, value in spec.kwargs.items()
+    }
+    return Spec(spec.target, **kwargs)
+
+
+_BUILDER_FOLDERS = {"models", "backbones", "heads"}
+
+
+def _check_harmless(value: Any, path: Path) -> None:
+    """Let a file name only things whose construction has no effect outside."""
+    if isinstance(value, Mapping):
+        for item in value.values():
+            _check_harmless(item, path)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check_harmless(item, path)
+    elif isinstance(value, Spec):
+        if not _is_harmless(value.target):
+            raise UnsafeCheckpointError(
+                f"{path}: asks to call '{target_name(value.target)}', which is neither a model nor "
+                "a task; nothing of it was run"
+            )
+        _check_harmless(value.kwargs, path)
+
+
+def _is_harmless(target: Callable[..., Any]) -> bool:
+    if inspect.isclass(target):
+        return issubclass(target, nn.Module | Task) or dataclasses.is_dataclass(target)
+    return inspect.isfunction(target) and bool(_BUILDER_FOLDERS & {*target.__module__.split(".")})

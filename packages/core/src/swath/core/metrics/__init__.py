@@ -1,0 +1,1 @@
+"""Figures of merit that accumulate over batches, tiles and ranks."""

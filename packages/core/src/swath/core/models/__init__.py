@@ -1,0 +1,1 @@
+"""Whole models of core: plain `nn.Module`s that know tensors only."""
