@@ -1,1 +1,44 @@
-"""Fused operators and rotated-box geometry."""
+"""Fused operators and rotated-box geometry.
+
+Importing this module is cheap: torch is imported when a function is first used.
+"""
+
+import importlib
+from importlib.metadata import version
+from typing import Any
+
+__version__ = version("swath-kernels")
+
+_LAZY = dict.fromkeys(
+    (
+        "VERSIONS",
+        "box_areas",
+        "boxes_to_detectron2",
+        "boxes_to_hbb",
+        "boxes_to_quads",
+        "boxes_to_s5",
+        "convert_boxes",
+        "detectron2_to_boxes",
+        "hbb_to_boxes",
+        "normalise_boxes",
+        "quad_areas",
+        "quads_to_boxes",
+        "quads_to_hbb",
+        "s5_to_boxes",
+    ),
+    "swath.kernels.boxes",
+)
+
+__all__ = ["__version__", *_LAZY]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'swath.kernels' has no attribute '{name}'")
+    value = getattr(importlib.import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
