@@ -1,6 +1,7 @@
 """The plain vision transformer of S5: global attention in every block, four maps by a simple neck.
 
-Paper: S5: Scalable Semi-Supervised Semantic Segmentation in Remote Sensing, 2025; neck after ViTDet, Li et al. 2022, arXiv:2203.16527.
+Papers: S5: Scalable Semi-Supervised Semantic Segmentation in Remote Sensing, 2025; the neck after
+ViTDet, Li et al. 2022, arXiv:2203.16527.
 Official code: https://github.com/MiliLab/S5, `S4_Pretrain/model/backbone/vit.py`. Parameter names
 are those of its checkpoints, so that they load strictly as they are.
 """
