@@ -118,7 +118,8 @@ class CatalogueSegmentation(SegmentationItems):
         name: The set's name; `swath datasets` lists them.
         root: The copy's root; ``~`` and ``$VARIABLES`` are filled in.
         split: A split's name, ``"all"``, or a list file.
-        protocol: Name of one of the set's protocols, or one of your own; the first if None.
+        protocol: Name of one of the set's protocols, or one of your own; None takes the one that
+            the copy's layout follows.
 
     Raises:
         DataError: If the name, the split or the protocol is unknown, or the copy has another
@@ -135,7 +136,7 @@ class CatalogueSegmentation(SegmentationItems):
         if layout.kind != "mask":
             raise DataError(f"{root}: this copy of {name} holds {layout.kind} labels, not masks")
         meta = {"dataset": name} | ({"gsd_m": spec.gsd_m} if spec.gsd_m else {})
-        super().__init__(items, spec.protocol(protocol), meta)
+        super().__init__(items, spec.protocol(protocol or layout.protocol), meta)
 
 
 def read_image_tensor(path: Path) -> tuple[Tensor, Tensor | None]:

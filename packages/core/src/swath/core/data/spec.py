@@ -9,6 +9,7 @@ import colorsys
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from swath.core.errors import DataError, suggest
 RGB = tuple[int, int, int]
 """A colour, 0 to 255 each."""
 
-_FIELD = re.compile(r"\{(\w+)\}")
+_FIELD = re.compile(r"\{(\w+)(?::([^}]+))?\}")
+
+
+_NOT_IN_ID = ("split", "class", "ext")
 
 
 @dataclass(frozen=True)
@@ -83,27 +87,31 @@ class Layout:
     """Where the images and labels of a copy lie, relative to its root.
 
     Paths are templates with named fields: ``"{split}/{area}/images_png/{n}.png"``. A field stands
-    for any text without a slash, ``{path}`` for any text with slashes; the label's template is
-    filled with what the image's fields held, which is the whole pairing rule.
+    for text without a slash, or for what a regular expression after a colon allows:
+    ``{ext:png|tif}``, ``{id:.+}`` (slashes too). The label's template is filled with what the
+    image's fields held, which is the whole pairing rule. A sample's id is made of all fields but
+    ``split``, ``class`` and ``ext``.
 
     Attributes:
         images: Template of the images.
         labels: Template of the labels; a path without fields is one file for the whole split (COCO
             JSON); None if the class is the field ``{class}`` of the image's own path.
         kind: What the labels are: ``"mask"``, ``"dota"``, ``"voc"`` (horizontal ``bndbox``),
-            ``"voc-rotated"`` (``robndbox``), ``"coco"`` or ``"folders"``.
+            ``"voc-rotated"`` (``robndbox``), ``"vhr10"``, ``"coco"`` or ``"folders"``.
         lists: Template with ``{split}`` of the text files that name a split's images, one a line,
             if the data set has such; otherwise the split follows from the paths.
+        protocol: Name of the protocol that copies of this layout follow, if not the first.
     """
 
     images: str
     labels: str | None = None
     kind: str = "mask"
     lists: str | None = None
+    protocol: str | None = None
 
     def fields(self) -> tuple[str, ...]:
         """Names of the fields in the images' template."""
-        return tuple(_FIELD.findall(self.images))
+        return tuple(dict.fromkeys(name for name, _ in _FIELD.findall(self.images)))
 
     def find(self, root: Path, allowed: Mapping[str, tuple[str, ...]]) -> Iterator["Item"]:
         """The images of a split that are there, in the order of their ids.
@@ -113,7 +121,7 @@ class Layout:
             allowed: For some fields, the values they may have.
         """
         pattern = _regex(self.images)
-        glob = _FIELD.sub(lambda m: "**/*" if m[1] == "path" else "*", self.images)
+        glob = _FIELD.sub(lambda m: "**/*" if m[2] == ".+" else "*", self.images)
         found = []
         for path in root.glob(glob):
             match = pattern.fullmatch(path.relative_to(root).as_posix())
@@ -123,10 +131,9 @@ class Layout:
 
     def item(self, root: Path, values: Mapping[str, str]) -> "Item":
         """The item whose fields have these values (files needn't exist)."""
-        kept = [k for k in self.fields() if k not in ("split", "class")] or list(self.fields())
-        name = "/".join(dict.fromkeys(values[k] for k in kept))
-        label = None if self.labels is None else root / self.labels.format_map(values)
-        return Item(name, root / self.images.format_map(values), label, dict(values))
+        name = "/".join(values[k] for k in self.fields() if k not in _NOT_IN_ID)
+        label = None if self.labels is None else root / _fill(self.labels, values)
+        return Item(name, root / _fill(self.images, values), label, dict(values))
 
     def match(self, path: str) -> dict[str, str] | None:
         """The fields of an image's path relative to the root, or None if it isn't one."""
@@ -161,8 +168,11 @@ class DatasetSpec:
         task: ``"segmentation"``, ``"detection"`` or ``"classification"``.
         layouts: Known ways a copy is laid out; the first that fits is used.
         protocols: Ways of reading the labels, by name; the first is the default.
-        splits: For each split, the values that fields of the layout may have. ``"all"`` always
-            exists.
+        splits: For each split, the values that fields may have; the first field that the copy's
+            layout has decides. ``"all"`` always exists.
+        unlabelled: Splits whose labels aren't public: their samples may come without.
+        folder: Name of the set's folder in collections that hold several sets: a copy is looked for
+            at the root and there.
         gsd_m: Ground sampling distance in metres, or None if it varies or is unknown.
         bands: Band names in stored order.
         dtype: Of the stored images.
@@ -177,6 +187,8 @@ class DatasetSpec:
     layouts: tuple[Layout, ...]
     protocols: Mapping[str, Protocol]
     splits: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    unlabelled: tuple[str, ...] = ()
+    folder: str = ""
     gsd_m: float | None = None
     bands: tuple[str, ...] = ("red", "green", "blue")
     dtype: str = "uint8"
@@ -200,17 +212,19 @@ class DatasetSpec:
             )
         return self.protocols[name]
 
-    def layout(self, root: Path) -> Layout:
-        """The layout that a copy follows: the first of which an image is there.
+    def locate(self, root: Path) -> tuple[Path, Layout]:
+        """The root and layout of a copy: the first layout of which an image is there.
 
         Raises:
             DataError: If the folder is absent or no layout fits.
         """
         if not root.is_dir():
             raise DataError(f"{root} isn't a folder; {self.name} is expected there")
-        for layout in self.layouts:
-            if next(layout.find(root, {}), None) is not None:
-                return layout
+        roots = (root, root / self.folder) if self.folder else (root,)
+        for place in roots:
+            for layout in self.layouts:
+                if next(layout.find(place, {}), None) is not None:
+                    return place, layout
         expected = " or ".join(layout.images for layout in self.layouts)
         raise DataError(f"{root} holds no images of {self.name}; expected {expected}")
 
@@ -221,23 +235,29 @@ class DatasetSpec:
             root: The copy's root.
             split: A split's name, ``"all"``, or the path of a list file (absolute, or relative to
                 the root): one sample a line, an image or "image label" separated by a space, both
-                relative to the root; or the bare file name or id of an image.
+                relative to the root or to its parent; or the bare file name or id of an image.
 
         Raises:
             DataError: If the split is unknown or empty, or the list names what isn't there.
         """
-        layout = self.layout(root)
-        listed = self._list_file(layout, root, split)
+        place, layout = self.locate(root)
+        listed = self._list_file(layout, place, split)
         if listed is not None:
-            items = list(_listed_items(layout, root, listed))
+            items = list(_listed_items(layout, place, listed))
         else:
-            allowed = self._allowed(layout, split)
-            items = list(layout.find(root, allowed))
+            items = list(layout.find(place, self._allowed(layout, split)))
         if not items:
             raise DataError(
-                f"{root}: split '{split}' of {self.name} is empty; expected {layout.images} with "
+                f"{place}: split '{split}' of {self.name} is empty; expected {layout.images} with "
                 f"{dict(self.splits.get(split, {}))}"
             )
+        if split in self.unlabelled:
+            items = [
+                item
+                if item.label is None or item.label.is_file()
+                else Item(item.id, item.image, None, item.fields)
+                for item in items
+            ]
         return layout, items
 
     def _list_file(self, layout: Layout, root: Path, split: str) -> Path | None:
@@ -255,19 +275,21 @@ class DatasetSpec:
         return None
 
     def _allowed(self, layout: Layout, split: str) -> Mapping[str, tuple[str, ...]]:
-        if split == "all":
-            return {}
         if split not in self.splits:
+            if split == "all":
+                return {}
             raise DataError(
                 f"{self.name} has no split '{split}'{suggest(split, [*self.splits, 'all'])}"
             )
-        allowed = self.splits[split]
-        if not set(allowed) & set(layout.fields()):
-            raise DataError(
-                f"{self.name}: this copy ({layout.images}) has no split folders; "
-                "use split 'all' or a list file"
-            )
-        return allowed
+        for name, values in self.splits[split].items():
+            if name in layout.fields():
+                return {name: values}
+        if split == "all":
+            return {}
+        raise DataError(
+            f"{self.name}: this copy ({layout.images}) has no split folders; "
+            "use split 'all' or a list file"
+        )
 
 
 def distinct_colours(count: int) -> tuple[RGB, ...]:
@@ -310,7 +332,9 @@ def _listed_items(layout: Layout, root: Path, path: Path) -> Iterator[Item]:
         values = layout.match(columns[0])
         if len(columns) == 2:
             name = Path(columns[0]).with_suffix("").as_posix()
-            yield Item(name, root / columns[0], root / columns[1], values or {})
+            # lists of collections start with the set's own folder
+            base = root if (root / columns[0]).is_file() else root.parent
+            yield Item(name, base / columns[0], base / columns[1], values or {})
             continue
         if values is not None:
             yield layout.item(root, values)
@@ -318,24 +342,28 @@ def _listed_items(layout: Layout, root: Path, path: Path) -> Iterator[Item]:
         if by_name is None:  # bare names: look at what is there, once
             by_name = {}
             for item in layout.find(root, {}):
-                by_name |= {item.id: item, item.image.name: item, item.image.stem: item}
+                by_name |= {k: item for k in (item.id, item.image.name, item.image.stem)}
         if columns[0] not in by_name:
             raise DataError(f"{path}: '{columns[0]}' isn't an image under {root} ({layout.images})")
         yield by_name[columns[0]]
 
 
+def _fill(template: str, values: Mapping[str, str]) -> str:
+    return _FIELD.sub(lambda m: values[m[1]], template)
+
+
+@cache
 def _regex(template: str) -> re.Pattern[str]:
     seen: set[str] = set()
-    parts = []
-    for i, part in enumerate(_FIELD.split(template)):
-        if i % 2 == 0:
-            parts.append(re.escape(part))
-        elif part in seen:  # a field that occurs twice must hold the same text twice
-            parts.append(f"(?P={part})")
-        else:
-            seen.add(part)
-            parts.append(f"(?P<{part}>{'.+' if part == 'path' else '[^/]+'})")
-    return re.compile("".join(parts))
+    pattern, end = "", 0
+    for field_ in _FIELD.finditer(template):
+        name, allowed = field_.groups()
+        pattern += re.escape(template[end : field_.start()])
+        # a field that occurs twice must hold the same text twice
+        pattern += f"(?P={name})" if name in seen else f"(?P<{name}>{allowed or '[^/]+?'})"
+        seen.add(name)
+        end = field_.end()
+    return re.compile(pattern + re.escape(template[end:]))
 
 
 def _natural(name: str) -> list[tuple[int, int | str]]:
