@@ -21,9 +21,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 _MAX_LABEL_BYTES = 64 << 20
-_VHR10_LINE = re.compile(
-    r"\(\s*(\d+)\s*,\s*(\d+)\s*\)\s*,\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)\s*,\s*(\d+)"
-)
+_VHR10_LINE = re.compile(r"\((\d+),(\d+)\),\((\d+),(\d+)\),(\d+)")
 _CORNERS = ("left_top", "right_top", "right_bottom", "left_bottom")
 
 
@@ -80,7 +78,7 @@ def read_dota(path: Path) -> Objects:
 
 
 def read_voc(path: Path, *, rotated: bool = False) -> Objects:
-    """Read VOC XML: ``bndbox``, or ``robndbox`` as DIOR-R (corners) and roLabelImg (angle) write it.
+    """Read VOC XML: ``bndbox``, or ``robndbox`` of DIOR-R (corners) or roLabelImg (angle).
 
     Args:
         path: The file.
@@ -144,7 +142,7 @@ def read_vhr10(path: Path) -> Objects:
     for number, line in enumerate(_text(path).splitlines(), start=1):
         if not line.strip():
             continue
-        match = _VHR10_LINE.match(line.strip())
+        match = _VHR10_LINE.fullmatch("".join(line.split()))
         if match is None:
             raise DataError(
                 f"{path}, line {number}: expected '(x1,y1),(x2,y2),class'; got '{line[:60]}'"
@@ -417,7 +415,7 @@ def draw_segmentation(segmentation: Any, size: tuple[int, int], where: object) -
             return _runs_to_mask(segmentation["counts"], tuple(segmentation["size"]), size)
         for polygon in segmentation:
             points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
-            # fixed point with 4 fractional bits; COCO's (0, 0) is a pixel's corner, OpenCV's its centre
+            # 4 fractional bits; COCO's (0, 0) is a pixel's corner, OpenCV's is its centre
             fixed = np.round((points - 0.5) * 16).astype(np.int32)
             cv2.fillPoly(mask, [fixed], 1, shift=4)
     except (KeyError, TypeError, ValueError) as error:

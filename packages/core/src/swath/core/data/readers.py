@@ -9,6 +9,7 @@ import struct
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,8 @@ def read_array(path: str | Path) -> tuple[Array, Valid | None]:
             Pillow's limit.
     """
     file = _existing(path)
+    array: Array
+    valid: Valid | None
     if _needs_rasterio(file):
         array, valid = _raster(file, expand_palette=True)
     else:
@@ -134,10 +137,10 @@ class LabelReader:
         self._index = np.array([index for _, index in protocol.mapping])[order].astype(self.dtype)
 
     def __call__(self, path: str | Path) -> Array:
-        """Read a label file as class indices ``(H, W)``, uint8 (int64 where a byte is too small)."""
+        """Read a label file as class indices ``(H, W)``, uint8 (int64 if a byte is too small)."""
         return self.apply(read_labels(path, coloured=self.protocol.coloured), where=path)
 
-    def apply(self, stored: Array, *, where: object) -> Array:
+    def apply(self, stored: Array, *, where: object) -> NDArray[Any]:
         """Map stored labels, ``(H, W)`` integers or ``(H, W, 3)`` colours, to class indices.
 
         Args:
