@@ -1,0 +1,120 @@
+"""Scenes as a map-style data set of `Sample`s."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from swath.core.data.scenes.domains import CLASS_SETS, OBJECT_CLASSES, Colour
+from swath.core.data.scenes.scene import Scene, find_domain, render
+from swath.core.errors import DataError, suggest
+from swath.core.sample import Sample
+from swath.core.structures import RotatedBoxes
+from torchvision import tv_tensors
+
+LABELS: tuple[str, ...] = ("mask", "boxes", "instances", "label", "caption", "expressions")
+"""What a `SceneDataset` can give as targets; ``"boxes"`` brings ``"labels"`` with it."""
+
+
+class SceneDataset:
+    """A data set of rendered scenes, made on the fly.
+
+    Data sets of different ``seed`` share no scene, so that a seed can be a split: 0 to train on,
+    1 to validate, 2 to test.
+
+    Args:
+        size: Side of the scenes in pixels.
+        count: How many there are.
+        seed: Which ones.
+        domain: Where, when and by which sensor; a name out of `DOMAINS`.
+        labels: Which targets to give, out of `LABELS`.
+        class_set: How the mask's classes are grouped; a name out of `CLASS_SETS`.
+        kind: Only scenes of this class, or None for the domain's mixture.
+
+    Attributes:
+        classes: Class names of the mask, in index order.
+        palette: RGB of each class.
+        object_classes: Class names of the boxes.
+        ignore_index: Value of mask pixels that the class set has no class for.
+        ids: A name for every scene.
+
+    Raises:
+        DataError: If a name is unknown.
+
+    Examples:
+        >>> sample = SceneDataset(size=64, count=10)[3]
+        >>> sample.image.shape, sample.targets["mask"].shape
+        (torch.Size([3, 64, 64]), torch.Size([64, 64]))
+    """
+
+    def __init__(
+        self,
+        size: int = 256,
+        count: int = 1000,
+        seed: int = 0,
+        domain: str = "temperate",
+        *,
+        labels: Sequence[str] = ("mask",),
+        class_set: str = "full",
+        kind: str | None = None,
+    ) -> None:
+        find_domain(domain)
+        for name in labels:
+            if name not in LABELS:
+                raise DataError(f"scenes have no label '{name}'{suggest(name, LABELS)}")
+        if class_set not in CLASS_SETS:
+            raise DataError(
+                f"scenes have no class set '{class_set}'{suggest(class_set, list(CLASS_SETS))}"
+            )
+        self.size, self.count, self.seed, self.domain = size, count, seed, domain
+        self.labels, self.class_set, self.kind = tuple(labels), class_set, kind
+        chosen = CLASS_SETS[class_set]
+        self.classes: tuple[str, ...] = chosen.classes
+        self.palette: tuple[Colour, ...] = chosen.palette
+        self.object_classes = OBJECT_CLASSES
+        self.ignore_index = 255
+        self.ids = [f"{domain}-{seed}-{i:06d}" for i in range(count)]
+        self._lookup = np.array(chosen.lookup(), np.uint8)
+
+    def __len__(self) -> int:
+        """Number of scenes."""
+        return self.count
+
+    def scene(self, index: int) -> Scene:
+        """The whole scene behind a sample."""
+        if not -self.count <= index < self.count:
+            raise IndexError(f"scene {index} of {self.count}")
+        return render((self.seed << 32) + index % self.count, self.size, self.domain, self.kind)
+
+    def __getitem__(self, index: int) -> Sample:
+        """One scene with the chosen targets.
+
+        ``"mask"`` ``(H, W)`` uint8; ``"boxes"`` `RotatedBoxes` ``(N, 5)`` float32 and
+        ``"labels"`` ``(N,)`` int64, indices in `OBJECT_CLASSES`; ``"instances"`` ``(N, H, W)``
+        bool, in the boxes' order; ``"label"`` an index in `KINDS`; ``"caption"`` a sentence;
+        ``"expressions"`` a list of dicts with ``"text"``, ``"object"`` (the row of its box) and
+        ``"form"``.
+        """
+        scene = self.scene(index)
+        targets: dict[str, Any] = {}
+        if "mask" in self.labels:
+            targets["mask"] = tv_tensors.Mask(torch.from_numpy(self._lookup.take(scene.mask)))
+        if "boxes" in self.labels:
+            boxes = torch.from_numpy(scene.boxes)
+            targets["boxes"] = RotatedBoxes(boxes, canvas_size=scene.mask.shape)
+            targets["labels"] = torch.from_numpy(scene.labels)
+        if "instances" in self.labels:
+            numbers = torch.arange(1, len(scene.objects) + 1, dtype=torch.int32)
+            own = torch.from_numpy(scene.instances)[None] == numbers[:, None, None]
+            targets["instances"] = tv_tensors.Mask(own)
+        if "label" in self.labels:
+            targets["label"] = scene.kind
+        if "caption" in self.labels:
+            targets["caption"] = scene.caption
+        if "expressions" in self.labels:
+            targets["expressions"] = [
+                {"text": e.text, "object": e.object - 1, "form": e.form} for e in scene.expressions
+            ]
+        image = torch.from_numpy(np.ascontiguousarray(scene.image.transpose(2, 0, 1)))
+        meta = {"id": self.ids[index], "gsd_m": scene.gsd_m, "domain": scene.domain}
+        return Sample(tv_tensors.Image(image), targets, None, meta)

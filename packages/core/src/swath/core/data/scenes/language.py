@@ -1,0 +1,253 @@
+"""Captions, and referring expressions that single out exactly one object."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from swath.core.data.scenes.domains import CLASSES
+from swath.core.data.scenes.plan import Dice
+
+AREA_RATIO = 1.25
+"""How much larger than any other the largest must be; likewise for the smallest."""
+
+MARGIN_PX = 8.0
+"""How much clearer than any other object the described one must satisfy a position, in pixels."""
+
+_AXES = {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": (1, 1)}
+_EXTREMES = {"leftmost": (0, -1), "rightmost": (0, 1), "topmost": (1, -1), "bottommost": (1, 1)}
+_CELLS = {
+    "top left": (0, 0),
+    "top": (1, 0),
+    "top right": (2, 0),
+    "left": (0, 1),
+    "centre": (1, 1),
+    "right": (2, 1),
+    "bottom left": (0, 2),
+    "bottom": (1, 2),
+    "bottom right": (2, 2),
+}
+
+
+class Describable(Protocol):
+    """What a sentence can use of an object."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def noun(self) -> str: ...
+    @property
+    def colour(self) -> str: ...
+    @property
+    def box(self) -> tuple[float, float, float, float, float]: ...
+    @property
+    def pixels(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A sentence about one object.
+
+    Attributes:
+        text: ``"the red vehicle left of the largest building"``.
+        object: Id of the object it means.
+        form: What it says, as data: ``{"kind": k, "noun": n, "colour": c or None, ...}`` with
+            ``"extreme"`` (``largest``, ``smallest``, ``leftmost``, ...), ``"cell"`` (``top left``,
+            ...), or ``"relation"`` and ``"anchor"`` (another form).
+    """
+
+    text: str
+    object: int
+    form: dict[str, Any]
+
+
+def expressions(
+    objects: Sequence[Describable], size: int, dice: Dice, limit: int = 16
+) -> tuple[Expression, ...]:
+    """Sentences that hold for exactly one of the objects each, by a margin.
+
+    Args:
+        objects: All objects of the scene.
+        size: Side of the scene in pixels.
+        dice: Chooses which objects relations are tried for.
+        limit: Number of relations at most; the other kinds are few by themselves.
+
+    Returns:
+        Kinds ``unique``, ``colour``, ``size``, ``extreme``, ``position``, ``relation``; with
+        several objects of a noun, colours narrow down the last four where that is needed.
+    """
+    groups: dict[tuple[str, str | None], list[Describable]] = defaultdict(list)
+    for thing in objects:
+        groups[thing.noun, None].append(thing)
+        if thing.colour:
+            groups[thing.noun, thing.colour].append(thing)
+    found: list[Expression] = []
+    for (noun, colour), members in groups.items():
+        if colour is None:
+            if len(members) == 1:
+                found.append(_say("unique", noun, None, members[0]))
+                continue
+        elif len(members) == len(groups[noun, None]):
+            continue  # the colour says nothing
+        elif len(members) == 1:
+            found.append(_say("colour", noun, colour, members[0]))
+            continue
+        found += _sizes(noun, colour, members)
+        found += _extremes(noun, colour, members)
+        found += _positions(noun, colour, members, size)
+    anchors = [e for e in found if e.form["kind"] in ("unique", "colour", "size")]
+    by_id = {thing.id: thing for thing in objects}
+    relations: list[Expression] = []
+    keys = list(groups)
+    for _ in range(3 * limit if anchors else 0):
+        if len(relations) == limit:
+            break
+        noun, colour = dice.pick(keys)
+        anchor = dice.pick(anchors)
+        axis, sign = _AXES[relation := dice.pick(tuple(_AXES))]
+        here = by_id[anchor.object].box[axis]
+        beyond = [
+            (sign * (thing.box[axis] - here), thing)
+            for thing in groups[noun, colour]
+            if thing.id != anchor.object
+        ]
+        inside = [(far, thing) for far, thing in beyond if far > 0]
+        if len(inside) != 1 or inside[0][0] < MARGIN_PX or len(beyond) < 2:
+            continue
+        expression = _say(
+            "relation", noun, colour, inside[0][1], relation=relation, anchor=anchor.form
+        )
+        if expression not in relations:
+            relations.append(expression)
+    return (*found, *relations)
+
+
+def _say(kind: str, noun: str, colour: str | None, target: Describable, **more: Any) -> Expression:
+    form = {"kind": kind, "noun": noun, "colour": colour, **more}
+    return Expression(phrase(form), target.id, form)
+
+
+def phrase(form: dict[str, Any]) -> str:
+    """The English of a form."""
+    words = ["the"]
+    if "extreme" in form:
+        words.append(form["extreme"])
+    if form["colour"]:
+        words.append(form["colour"])
+    words.append(form["noun"])
+    if "cell" in form:
+        where = form["cell"]
+        words.append("in the centre" if where == "centre" else f"at the {where}")
+    if "anchor" in form:
+        words += [form["relation"], phrase(form["anchor"])]
+    return " ".join(words)
+
+
+def _sizes(noun: str, colour: str | None, members: list[Describable]) -> list[Expression]:
+    ranked = sorted(members, key=lambda thing: thing.pixels)
+    found = []
+    if ranked[-1].pixels >= AREA_RATIO * ranked[-2].pixels:
+        found.append(_say("size", noun, colour, ranked[-1], extreme="largest"))
+    if ranked[1].pixels >= AREA_RATIO * ranked[0].pixels:
+        found.append(_say("size", noun, colour, ranked[0], extreme="smallest"))
+    return found
+
+
+def _extremes(noun: str, colour: str | None, members: list[Describable]) -> list[Expression]:
+    found = []
+    for extreme, (axis, sign) in _EXTREMES.items():
+        ranked = sorted(members, key=lambda thing: sign * thing.box[axis])
+        if sign * (ranked[-1].box[axis] - ranked[-2].box[axis]) >= MARGIN_PX:
+            found.append(_say("extreme", noun, colour, ranked[-1], extreme=extreme))
+    return found
+
+
+def _positions(
+    noun: str, colour: str | None, members: list[Describable], size: int
+) -> list[Expression]:
+    """The only one in a ninth of the scene, clear of the ninth's border; the others clear of it too."""
+    half = MARGIN_PX / 2
+    found = []
+    for cell, (column, row) in _CELLS.items():
+        x0, y0 = column * size / 3, row * size / 3
+        x1, y1 = x0 + size / 3, y0 + size / 3
+        near = [
+            thing
+            for thing in members
+            if x0 - half < thing.box[0] < x1 + half and y0 - half < thing.box[1] < y1 + half
+        ]
+        if len(near) == 1:
+            x, y = near[0].box[:2]
+            if x0 + half <= x <= x1 - half and y0 + half <= y <= y1 - half:
+                found.append(_say("position", noun, colour, near[0], cell=cell))
+    return found
+
+
+_PLACES = {
+    "farmland": "farmland",
+    "forest": "a forest",
+    "residential": "a residential area",
+    "industrial": "an industrial area",
+    "commercial": "a commercial area with parking",
+    "sports": "a sports ground",
+    "airport": "an airport",
+    "harbor": "a harbor",
+    "river": "a river valley",
+    "lake": "a lake",
+    "coast": "a coast",
+    "highway": "a highway",
+}
+_GROUND = {
+    "grass": "grass",
+    "field": "fields",
+    "tree": "trees",
+    "water": "water",
+    "bare": "bare ground",
+    "road": "roads",
+    "pavement": "paved ground",
+}
+_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_PLURALS = {"aircraft": "aircraft"}
+
+
+def describe(
+    kind: str, season: str, mask: npt.NDArray[np.uint8], objects: Sequence[Describable], dice: Dice
+) -> str:
+    """A caption: the place, the objects by number, what covers most of the ground, the season.
+
+    Every statement is counted from the labels.
+    """
+    cover = np.bincount(mask.ravel(), minlength=len(CLASSES)) / mask.size
+    counts = Counter(thing.noun for thing in objects).most_common(3)
+    things = []
+    for noun, count in counts:
+        many = _NUMBERS[count] if count < len(_NUMBERS) else dice.pick(("many", "more than ten"))
+        things.append(f"{many} {noun if count == 1 else _PLURALS.get(noun, noun + 's')}")
+    ranked = sorted(_GROUND, key=lambda name: -cover[CLASSES.index(name)])
+    ground = [_GROUND[name] for name in ranked[:2] if cover[CLASSES.index(name)] >= 0.1]
+    place, among = _PLACES[kind], _join(ground)
+    opening = dice.pick(
+        (
+            f"An aerial view of {place}",
+            f"{place[0].upper()}{place[1:]}",
+            f"{place[0].upper()}{place[1:]} seen from above",
+        )
+    )
+    text = f"{opening} in {season}"
+    if things:
+        text += f" with {_join(things)}"
+    if among:
+        text += f", mostly {among}" if not things else f" among {among}"
+    return text + "."
+
+
+def _join(items: Sequence[str]) -> str:
+    return (
+        items[0]
+        if len(items) == 1
+        else ", ".join(items[:-1]) + " and " + items[-1]
+        if items
+        else ""
+    )
