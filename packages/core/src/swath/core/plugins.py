@@ -1,10 +1,12 @@
 """Packages that extend Swath: entry points of the group ``swath.plugins``.
 
-An entry point names a module (or an object in one) that holds frozen data as attributes, for
-example ``configs = ("swath.ovseg.configs",)``. Importing it must import nothing heavy. A plugin
-that fails is remembered with its error and skipped: it never takes the command down.
+An entry point names a module (or an object in one) that holds frozen data as attributes: ``models``
+(model cards), ``datasets`` and ``cli`` as ``"module:Name"`` strings, ``configs`` as names of
+packages, for example ``configs = ("swath.ovseg.configs",)``. Importing it must import nothing heavy.
+A plugin that fails is remembered with its error and skipped: it never takes the command down.
 """
 
+import importlib
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
@@ -42,6 +44,24 @@ def plugins() -> tuple[Plugin, ...]:
 def broken() -> dict[str, str]:
     """Error of each plugin that couldn't be loaded, by name."""
     return {p.name: p.error for p in plugins() if p.error is not None}
+
+
+def resolve(reference: str) -> Any:
+    """The object that ``"module:Name"`` names.
+
+    Args:
+        reference: From our own code or an installed plugin's data, never from a file of a user's:
+            importing a module runs it.
+
+    Raises:
+        ImportError: If there is no such module.
+        AttributeError: If the module has no such name.
+    """
+    module, _, name = reference.partition(":")
+    value: Any = importlib.import_module(module)
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
 
 
 def _load(entry: Any) -> Plugin:

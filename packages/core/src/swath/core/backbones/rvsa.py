@@ -161,8 +161,8 @@ class WindowAttention(nn.Module):
             out, "(b r s) h (i j) c -> b (r i) (s j) (h c)", r=rows, s=columns, i=WINDOW
         )
         out = out[:, top : top + height, left : left + width].flatten(1, 2)
-        out = self.proj(out)
-        return out
+        result: Tensor = self.proj(out)
+        return result
 
     def sampling_grid(self, padded: Tensor, height: int, width: int) -> Tensor:
         """Where each token's key and value are taken from.
@@ -195,7 +195,7 @@ class WindowAttention(nn.Module):
         x, y = x * cos - y * sin, y * cos + x * sin
         x = x + centre_x[:, None, None] + offset[..., 0]
         y = y + centre_y[:, None, None, None] + offset[..., 1]
-        return rearrange([x, y], "xy b r s i j -> b (r i) (s j) xy")
+        return rearrange(torch.stack([x, y]), "xy b r s i j -> b (r i) (s j) xy")
 
     def _bias(self, q: Tensor) -> Tensor:
         """Both tables of relative positions for queries ``(B windows, heads, 49, c)``."""
@@ -227,12 +227,18 @@ class Block(nn.Module):
 
     Args:
         width: Channels C.
-        attention: ``(tokens, height, width) -> tokens``.
+        attention: `RelativeAttention` or `WindowAttention`.
         hidden: Hidden width of the feed-forward branch.
         drop_path: Probability of dropping a branch.
     """
 
-    def __init__(self, width: int, attention: nn.Module, hidden: int, drop_path: float) -> None:
+    def __init__(
+        self,
+        width: int,
+        attention: RelativeAttention | WindowAttention,
+        hidden: int,
+        drop_path: float,
+    ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
         self.attn = attention
@@ -313,7 +319,7 @@ class RVSA(nn.Module):
             if use_abs_pos_emb
             else None
         )
-        self.blocks = nn.ModuleList(
+        blocks = [
             Block(
                 embed_dim,
                 RelativeAttention(embed_dim, num_heads, qkv_bias, self.grid, official_quirks)
@@ -325,18 +331,19 @@ class RVSA(nn.Module):
                 drop_path_rate * i / max(depth - 1, 1),
             )
             for i in range(depth)
-        )
+        ]
+        self.blocks = nn.ModuleList(blocks)
         self.fpn1, self.fpn2, self.fpn3, self.fpn4 = _neck(embed_dim, patch_size)
-        self._initialise()
+        self._initialise(blocks)
 
-    def _initialise(self) -> None:
+    def _initialise(self, blocks: list[Block]) -> None:
         self.apply(init_linear)
         if self.pos_embed is not None:
             nn.init.trunc_normal_(self.pos_embed, std=0.02)
         with torch.no_grad():
-            for i, block in enumerate(self.blocks):
+            for i, block in enumerate(blocks):
                 for layer in (block.attn.proj, block.mlp.fc2):
-                    layer.weight /= math.sqrt(2 * (i + 1))
+                    layer.weight.div_(math.sqrt(2 * (i + 1)))
                 if isinstance(block.attn, WindowAttention):
                     for name in ("offsets", "scales", "angles"):  # start as plain windows
                         head = getattr(block.attn, f"sampling_{name}")[2]

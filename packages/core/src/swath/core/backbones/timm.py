@@ -16,7 +16,7 @@ FINEST_STRIDE = 4
 
 
 class TimmPyramid(nn.Module):
-    """Feature maps of a timm model, finest first; any image size (few models of timm insist on one).
+    """Feature maps of a timm model, finest first; any image size (a few timm models fix it).
 
     Models that give maps at several strides give those at strides 4 to 32. Plain transformers give
     four blocks' maps at one stride, which are resized to a quarter, half, once and twice the patch
@@ -92,7 +92,7 @@ class TimmPyramid(nn.Module):
     def _load(self, path: Path) -> None:
         """Load timm's own keys; a classifier and norms that a pyramid lacks are left out."""
         state = load_file(path)
-        ours = {}
+        ours: dict[str, str] = {}
         for key in self.body.state_dict():
             # timm's feature wrappers put "model." in front or write "stages_0" for "stages.0"
             spellings = (key, key.removeprefix("model."), key.replace("_", ".", 1))

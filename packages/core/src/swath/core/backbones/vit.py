@@ -1,7 +1,6 @@
 """The plain vision transformer of S5: global attention in every block, four maps by a simple neck.
 
-Papers: S5: Scalable Semi-Supervised Semantic Segmentation in Remote Sensing, 2025; the neck after
-ViTDet, Li et al. 2022, arXiv:2203.16527.
+Papers: S5, Lv et al. 2025, arXiv:2508.12409; neck of ViTDet, Li et al. 2022, arXiv:2203.16527.
 Official code: https://github.com/MiliLab/S5, `S4_Pretrain/model/backbone/vit.py`. Parameter names
 are those of its checkpoints, so that they load strictly as they are.
 """

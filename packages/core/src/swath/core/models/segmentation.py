@@ -1,6 +1,7 @@
 """A segmentation model from any backbone and any decoder, and the S4P model of S5.
 
-Paper: S5: Scalable Semi-Supervised Semantic Segmentation in Remote Sensing, 2025.
+Paper: S5: Scalable Semi-Supervised Semantic Segmentation in Remote Sensing, Lv et al. 2025,
+arXiv:2508.12409.
 Official code: https://github.com/MiliLab/S5, `S4_Pretrain/model/semseg/upernet.py`.
 """
 

@@ -1,0 +1,274 @@
+"""The models Swath knows by name: where they come from, and how to get one that works.
+
+Importing this module imports no torch; cards are data that point at builders by name.
+"""
+
+import importlib.resources
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from swath.core import plugins
+from swath.core.errors import CheckpointError, ConfigError, suggest
+
+ISAID_CLASSES = (
+    "background", "ship", "storage_tank", "baseball_diamond", "tennis_court", "basketball_court",
+    "ground_track_field", "bridge", "large_vehicle", "small_vehicle", "helicopter",
+    "swimming_pool", "roundabout", "soccer_ball_field", "plane", "harbor",
+)  # fmt: skip
+"""Class order of S4P pre-training, index 0 to 15."""
+
+ISAID_PALETTE = (
+    (0, 0, 0), (0, 0, 63), (0, 63, 63), (0, 63, 0), (0, 63, 127), (0, 63, 191), (0, 63, 255),
+    (0, 127, 63), (0, 127, 127), (0, 0, 127), (0, 0, 191), (0, 0, 255), (0, 191, 127),
+    (0, 127, 191), (0, 127, 255), (0, 100, 155),
+)  # fmt: skip
+"""The data set's own colours (the official S5 code has three of them wrong, for display only)."""
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """A published model, as data.
+
+    Attributes:
+        name: What users type.
+        title: One line for people.
+        task: ``"segmentation"``, ``"detection"``, ...
+        paper: Authors and year.
+        paper_url: Where to read it.
+        official_repo: Where the official code is.
+        licence_code: Licence of the official code.
+        licence_weights: Licence of the weights.
+        classes: Class names of the released weights, in index order.
+        params: Parameters at full size, or None if the file itself says.
+        weights: Where weights are to be had, and how; for people.
+        builder: ``"module:function or class"`` of the model, and its arguments.
+        builder_kwargs: JSON data.
+        task_builder: ``"module:Class"`` of the task, and its arguments beside the classes.
+        task_kwargs: JSON data.
+        converter: ``"module:function"`` that renames the keys of an official state dict.
+        builtin: ``"package:path"`` of a checkpoint of ours inside an installed package.
+    """
+
+    name: str
+    title: str
+    task: str
+    paper: str = ""
+    paper_url: str = ""
+    official_repo: str = ""
+    licence_code: str = ""
+    licence_weights: str = ""
+    classes: tuple[str, ...] = ()
+    params: int | None = None
+    weights: str = ""
+    builder: str | None = None
+    builder_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    task_builder: str | None = None
+    task_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    converter: str | None = None
+    builtin: str | None = None
+
+    def builtin_path(self) -> Path:
+        """The checkpoint that comes along with the package.
+
+        Raises:
+            CheckpointError: If none comes along, or it isn't there.
+        """
+        if self.builtin is None:
+            raise CheckpointError(
+                f"'{self.name}' brings no weights along; give a file with weights=... "
+                f"({self.weights})"
+            )
+        package, _, inside = self.builtin.partition(":")
+        path = Path(str(importlib.resources.files(package))) / inside
+        if not path.is_file():
+            raise CheckpointError(
+                f"{path}: the weights of '{self.name}' are missing from this installation; "
+                "reinstall the package"
+            )
+        return path
+
+
+def _s4p(size: str, params: int, weights: str) -> ModelCard:
+    return ModelCard(
+        name=f"s4p-vit-{size}",
+        title=f"S4P pre-trained ViT-{size.upper()} with UPerNet, iSAID classes, 512 px",
+        task="segmentation",
+        paper="S5, Lv et al. 2025",
+        paper_url="https://arxiv.org/abs/2508.12409",
+        official_repo="https://github.com/MiliLab/S5",
+        licence_code="Apache-2.0 (stated in the official README)",
+        licence_weights="not stated separately",
+        classes=ISAID_CLASSES,
+        params=params,
+        weights=weights,
+        builder="swath.core.models.segmentation:s4p_segmenter",
+        builder_kwargs={"size": size, "num_classes": len(ISAID_CLASSES)},
+        task_builder="swath.core.segmentation:SegmentationTask",
+        task_kwargs={"palette": ISAID_PALETTE, "ignore_index": 255},
+        converter="swath.core.models.segmentation:remap_official_keys",
+    )
+
+
+_RELEASED = (
+    "released by the authors on Baidu Netdisk, link in the official README; the file with the "
+    "whole segmentation model is needed ({}), not the backbone alone"
+)
+
+CARDS = (
+    ModelCard(
+        name="swath-small",
+        title="Small land-cover model that comes with Swath; trained by a committed recipe",
+        task="segmentation",
+        licence_code="Apache-2.0",
+        licence_weights="Apache-2.0; its data and their licences are in the file's own card",
+        weights="in the wheel of swath-core",
+        builtin="swath.core:assets/swath_small.safetensors",
+    ),
+    _s4p("b", 103_158_289, _RELEASED.format("vit_b_s4p_upernet.pth")),
+    _s4p("l", 327_427_345, _RELEASED.format("the ViT-L counterpart of vit_b_s4p_upernet.pth")),
+    _s4p("h", 663_383_057, "not released as of the official README; ViT-B and ViT-L are"),
+)
+
+
+@cache
+def cards() -> dict[str, ModelCard]:
+    """Cards of core and of every installed plugin, by name.
+
+    A plugin that fails is left out; `problems` says why.
+    """
+    return _collect()[0]
+
+
+@cache
+def problems() -> dict[str, str]:
+    """Why the cards of a plugin couldn't be read, by the plugin's name."""
+    return plugins.broken() | _collect()[1]
+
+
+def card(name: str) -> ModelCard:
+    """The card of a model.
+
+    Raises:
+        ConfigError: If nobody knows the name; suggests the nearest.
+    """
+    known = cards()
+    if name not in known:
+        broken = "".join(f"; plugin '{p}' is broken: {e}" for p, e in problems().items())
+        raise ConfigError(f"unknown model '{name}'{suggest(name, list(known))}{broken}")
+    return known[name]
+
+
+def load(
+    name: str,
+    weights: str | Path | None = None,
+    device: str = "cpu",
+    classes: tuple[str, ...] | None = None,
+) -> tuple[Any, Any, dict[str, Any]]:
+    """A model of the zoo with its task.
+
+    Args:
+        name: Of its card.
+        weights: Official file or one of ours; None takes the weights that come along.
+        device: Where the model goes.
+        classes: Class names, if the file was fine-tuned to others than the card's.
+
+    Returns:
+        The model in eval mode, its task, and a description like `checkpoint.store.load_pair`'s.
+
+    Raises:
+        ConfigError: If nobody knows the name.
+        CheckpointError: If no weights come along, or the file doesn't fit.
+    """
+    from swath.core.checkpoint.safe import read_metadata
+    from swath.core.checkpoint.store import load_pair
+    from swath.core.spec import to_data
+
+    found = card(name)
+    if weights is None:
+        return load_pair(found.builtin_path(), device)
+    if "swath" in read_metadata(weights):
+        return load_pair(weights, device)
+    model, model_spec, task_spec, about = _load_official(found, Path(weights), classes)
+    description = {"model": to_data(model_spec), "task": to_data(task_spec), "card": about}
+    return model.to(device).eval(), task_spec.build(), description
+
+
+def convert(
+    official: str | Path,
+    name: str,
+    out: str | Path,
+    classes: tuple[str, ...] | None = None,
+) -> dict[str, int]:
+    """Turn an official checkpoint into one of ours; strict, no code of the file is executed.
+
+    Args:
+        official: The authors' file.
+        name: Card of the model it is for.
+        out: ``*.safetensors`` to write.
+        classes: Class names, if the file was fine-tuned to others than the card's.
+
+    Returns:
+        ``{"tensors": ..., "parameters": ...}``.
+
+    Raises:
+        ConfigError: If nobody knows the name, or the model has no official layout.
+        CheckpointError: If the file doesn't fit.
+    """
+    from swath.core.checkpoint.store import save_model
+
+    found = card(name)
+    model, model_spec, task_spec, about = _load_official(found, Path(official), classes)
+    save_model(out, model, model_spec, task_spec, card=about)
+    return {
+        "tensors": len(model.state_dict()),
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+
+
+def _load_official(
+    found: ModelCard, path: Path, classes: tuple[str, ...] | None
+) -> tuple[Any, Any, Any, dict[str, str]]:
+    """The model with the file's weights, the specs of model and task, and where it came from."""
+    from swath.core.checkpoint.official import load_strict
+    from swath.core.checkpoint.safe import load_file
+    from swath.core.spec import Spec
+
+    if found.builder is None or found.task_builder is None:
+        raise ConfigError(f"'{found.name}' has no official layout; use the file that comes along")
+    names = classes or found.classes
+    arguments = dict(found.builder_kwargs) | {"num_classes": len(names)}
+    palette = {} if classes else dict(found.task_kwargs)
+    model_spec = Spec(plugins.resolve(found.builder), **arguments)
+    task_spec = Spec(plugins.resolve(found.task_builder), classes=list(names), **palette)
+    state = load_file(path)
+    if found.converter is not None:
+        state = plugins.resolve(found.converter)(state)
+    model = model_spec.build()
+    load_strict(model, state, where=str(path))
+    about = {
+        "name": found.name,
+        "title": found.title,
+        "paper": found.paper,
+        "official_repo": found.official_repo,
+        "licence_code": found.licence_code,
+        "licence_weights": found.licence_weights,
+        "converted_from": path.name,
+    }
+    return model, model_spec, task_spec, about
+
+
+@cache
+def _collect() -> tuple[dict[str, ModelCard], dict[str, str]]:
+    found, failed = {c.name: c for c in CARDS}, {}
+    for plugin in plugins.plugins():
+        for reference in plugin.get("models"):
+            try:
+                value = plugins.resolve(reference)
+                for entry in value if isinstance(value, list | tuple) else (value,):
+                    found[entry.name] = entry
+            except Exception as error:  # foreign code: reported by name, never fatal
+                failed[plugin.name] = f"{reference}: {type(error).__name__}: {error}"
+    return found, failed
