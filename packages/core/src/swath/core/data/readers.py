@@ -153,7 +153,8 @@ class LabelReader:
         if stored.dtype == np.uint8 and stored.ndim == 2:  # the usual case, 10 times faster
             every = np.arange(256)
             place, listed = self._look_up(every)
-            index, known = self._index[place][stored], listed[stored]
+            index: NDArray[Any] = self._index[place][stored]
+            known = listed[stored]
         else:
             codes = stored.astype(np.int64)
             if stored.ndim == 3:
