@@ -33,6 +33,10 @@ class UnsafeCheckpointError(CheckpointError):
     """A checkpoint could execute code if it were loaded; nothing of it was run."""
 
 
+class TrainingError(SwathError):
+    """Training can't go on; what was saved so far is kept."""
+
+
 class MissingDependencyError(SwathError):
     """An optional dependency is needed for this and isn't installed."""
 

@@ -1,7 +1,7 @@
 """Progress of long work: a bar with rate and ETA on a terminal, plain lines otherwise."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -27,15 +27,22 @@ class Bar:
         description: What is being done, a few words.
         total: Number of units, or None if nobody knows.
         unit: What is counted: ``"it"``, ``"tiles"``, ``"scenes"``.
+        start: Units that were done before.
         enabled: False shows nothing.
     """
 
     def __init__(
-        self, description: str, total: int | None, unit: str = "it", *, enabled: bool = True
+        self,
+        description: str,
+        total: int | None,
+        unit: str = "it",
+        *,
+        start: int = 0,
+        enabled: bool = True,
     ) -> None:
         self.description, self.total, self.unit, self.enabled = description, total, unit, enabled
-        self.done = 0
-        self._figures = ""
+        self.done = self._before = start
+        self._figures = self._status = ""
         self._console = Console(stderr=True)
         self._live = enabled and self._console.is_terminal
 
@@ -52,34 +59,51 @@ class Bar:
                 console=self._console,
             )
             self._progress.start()
-            self._task = self._progress.add_task(self.description, total=self.total, figures="")
+            self._task = self._progress.add_task(
+                self.description, total=self.total, completed=self.done, figures=""
+            )
         return self
 
-    def advance(self, amount: int = 1, **figures: float) -> None:
+    def advance(self, amount: int = 1, /, **figures: float) -> None:
         """Count ``amount`` more units and show the figures beside the bar."""
         self.done += amount
-        if not self.enabled:
-            return
+        self._status = ""
         if figures:
             self._figures = "  ".join(f"{k} {v:.4g}" for k, v in figures.items())
+        self._show(amount)
+
+    def status(self, text: str) -> None:
+        """Show a word on what is going on in place of the figures, until the next unit is done."""
+        self._status = text
+        self._show(0)
+
+    def _show(self, amount: int) -> None:
+        if not self.enabled:
+            return
         if self._live:
-            shown = f"{self.rate:.3g} {self.unit}/s  {self._figures}"
+            shown = f"{self.rate:.3g} {self.unit}/s  {self._status or self._figures}"
             self._progress.update(self._task, advance=amount, figures=shown)
         elif time.monotonic() - self._last_line >= _LINE_EVERY_S:
             self._line()
 
+    def note(self, text: str) -> None:
+        """Print a line that stays: above the bar on a terminal."""
+        if self.enabled:
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
     @property
     def rate(self) -> float:
         """Units a second since the start."""
-        return self.done / max(time.monotonic() - self._start, 1e-9)
+        return (self.done - self._before) / max(time.monotonic() - self._start, 1e-9)
 
     def _line(self) -> None:
         self._last_line = time.monotonic()
         total = f"/{self.total}" if self.total else ""
-        eta = f", {(self.total - self.done) / self.rate:.0f} s left" if self.total else ""
+        left = (self.total or 0) - self.done
+        eta = f", {left / self.rate:.0f} s left" if self.total and self.rate > 0 else ""
         self._console.print(
             f"{self.description}: {self.done}{total} {self.unit}, "
-            f"{self.rate:.3g} {self.unit}/s{eta}  {self._figures}".rstrip(),
+            f"{self.rate:.3g} {self.unit}/s{eta}  {self._status or self._figures}".rstrip(),
             highlight=False,
             soft_wrap=True,
         )
@@ -90,9 +114,10 @@ class Bar:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._status = ""
         if self._live:
             self._progress.stop()
-        elif self.enabled and self.done:
+        elif self.enabled and self.done > self._before:
             self._line()
 
 
@@ -105,7 +130,7 @@ def track(
     enabled: bool = True,
 ) -> Iterator[T]:
     """Iterate with a progress bar; the total is ``len(items)`` where that exists."""
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     with Bar(description, total, unit, enabled=enabled) as bar:
         for item in items:

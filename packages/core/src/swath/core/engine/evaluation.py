@@ -1,0 +1,126 @@
+"""Judging a model on a data set."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from swath.core.errors import DataError, SwathError
+from swath.core.progress import Bar
+from swath.core.task import Batch, Task, to_device
+from torch import nn
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def evaluate(
+    model: nn.Module,
+    task: Task,
+    dataset: Any,
+    *,
+    batch_size: int = 8,
+    num_workers: int = 0,
+    device: torch.device | str | None = None,
+    precision: str = "fp32",
+    progress: bool = True,
+    tick: Callable[[int, int], None] | None = None,
+) -> Mapping[str, Any]:
+    """Run a model over a data set and compute its task's figures.
+
+    Args:
+        model: Is put into eval mode for the time being, and moved to ``device``.
+        task: Says how to predict and what to measure.
+        dataset: Map-style set of samples, each taken once, in order, unaugmented.
+        batch_size: Samples in one forward pass; figures don't depend on it.
+        num_workers: Processes that load data.
+        device: Default: the first GPU, or the CPU.
+        precision: ``"fp32"``, or autocast to ``"bf16"`` or ``"fp16"``.
+        progress: Shows a bar.
+        tick: Called after each batch with the samples done and in all.
+
+    Returns:
+        What the task's `Metrics.compute` gives.
+
+    Raises:
+        DataError: If the set is empty, or a sample of it can't be read.
+    """
+    from swath.core.data.loader import make_loader
+
+    if len(dataset) == 0:
+        raise DataError("the data set to evaluate on is empty; check its folder and split")
+    device = pick_device(device)
+    was_training = model.training
+    model.to(device).eval()
+    metrics = task.metrics()
+    loader = make_loader(
+        dataset,
+        task,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        shuffle=False,
+        drop_last=False,
+    )
+    done = 0
+    try:
+        with torch.no_grad(), Bar("evaluating", len(dataset), "img", enabled=progress) as bar:
+            for batch in plain_errors(loader):
+                moved = to_device(batch, device)
+                with autocast(device, precision):
+                    predictions = task.predict(model, moved)
+                metrics.update(predictions, moved)
+                done += len(predictions)
+                bar.advance(len(predictions))
+                if tick:
+                    tick(done, len(dataset))
+    finally:
+        model.train(was_training)
+    return metrics.compute()
+
+
+def pick_device(device: torch.device | str | None) -> torch.device:
+    """The device asked for, or the first GPU, or the CPU.
+
+    Raises:
+        SwathError: If there is no such device here.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        picked = torch.device(device)
+        torch.empty(0, device=picked)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).split("\n")[0].rstrip(".")
+        raise SwathError(
+            f"device '{device}' can't be used here ({reason}); `swath doctor` lists the devices"
+        ) from error
+    return picked
+
+
+def autocast(device: torch.device, precision: str) -> Any:
+    """The context in which a forward pass runs."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=DTYPES[precision])
+
+
+def plain_errors(batches: Any) -> Iterator[Batch]:
+    """Iterate; an error of a user's that happened in a worker comes out as the one line it was.
+
+    A data loader adds the worker's traceback to the message. The workers start at once.
+    """
+    return _plain_errors(iter(batches))
+
+
+def _plain_errors(iterator: Iterator[Batch]) -> Iterator[Batch]:
+    while True:
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        except SwathError as error:
+            text = str(error)
+            if "Original Traceback" not in text:
+                raise
+            last = text.strip().rsplit("\n", 1)[-1]
+            raise type(error)(last.partition(": ")[2] or last) from error
+        yield batch

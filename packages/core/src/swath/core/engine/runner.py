@@ -1,0 +1,297 @@
+"""mmengine's Runner, told to keep quiet, with a training loop that can continue exactly.
+
+The Runner owns the run: it calls our loops and hooks at mmengine's stages. What 0.10.7 does wrong
+is not used: its checkpoints (no atomic rename, can't be resumed on torch 2.6 and later), its resume
+(reads every consumed sample again, forgets the random states), its default hooks, log files,
+visualiser, and configs.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import torch
+from mmengine.dist import get_dist_info
+from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
+from mmengine.runner import Runner
+from mmengine.runner.base_loop import BaseLoop
+from swath.core.engine.checkpointing import (
+    TrainerState,
+    preserved_random_state,
+    restore_random_state,
+)
+from swath.core.engine.evaluation import autocast, plain_errors
+from swath.core.task import Batch, Task, to_device
+from torch import Tensor, nn
+
+
+class Trainee(nn.Module):
+    """A model with what the Runner needs to take a training step on it.
+
+    Args:
+        model: The model.
+        task: Its task.
+        device: Where the step runs.
+        precision: See `TrainConfig`.
+        channels_last: See `TrainConfig`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        device: torch.device,
+        precision: str,
+        channels_last: bool,
+    ) -> None:
+        super().__init__()
+        self.model, self.task, self.device, self.precision = model, task, device, precision
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+
+    def train_step(
+        self, batches: Sequence[Batch], optim_wrapper: "ClippingOptimizer"
+    ) -> dict[str, Tensor]:
+        """One optimiser step from one or more batches; the mean of their losses, by name."""
+        means: dict[str, Tensor] = {}
+        for batch in batches:
+            moved = to_device(batch, self.device)
+            moved["image"] = moved["image"].contiguous(memory_format=self.memory_format)
+            with autocast(self.device, self.precision):
+                losses = self.task.losses(self.model, moved)
+            total = torch.stack([loss.float() for loss in losses.values()]).sum()
+            optim_wrapper.backward(total / len(batches))
+            for name, loss in {**losses, "loss": total}.items():
+                means[name] = means.get(name, 0) + loss.detach() / len(batches)
+        optim_wrapper.step()
+        optim_wrapper.zero_grad()
+        return means
+
+
+class ClippingOptimizer(OptimWrapper):  # type: ignore[misc]
+    """An optimiser with gradient scaling for fp16 and clipping of the true gradient's norm.
+
+    Args:
+        optimizer: The optimiser.
+        scaler: Scales the loss; passes it through if disabled.
+        clip_norm: Largest norm, or None.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        clip_norm: float | None,
+    ) -> None:
+        super().__init__(optimizer)
+        self.scaler, self.clip_norm = scaler, clip_norm
+
+    def backward(self, loss: Tensor, **kwargs: Any) -> None:
+        """Add a loss's gradients to those that are there."""
+        self.scaler.scale(loss).backward(**kwargs)  # type: ignore[no-untyped-call]
+        self._inner_count += 1
+
+    def step(self, **kwargs: Any) -> None:
+        """Clip and step; with fp16, skip the step if a gradient overflowed."""
+        if self.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        self.scaler.step(self.optimizer, **kwargs)
+        self.scaler.update()
+
+
+class TrainLoop(BaseLoop):  # type: ignore[misc]
+    """Iterate from wherever the state is; validate when due; stop between steps when asked.
+
+    Args:
+        runner: Whose hooks are called.
+        dataloader: Endless; begins with the first sample that hasn't been consumed.
+        state: The run's state; its ``step`` counts up.
+        iterations: Steps of the whole run.
+        until: Stop after this step, as if interrupted.
+        val_every: Steps between validations.
+        accumulate: Batches per step.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: Iterable[Batch],
+        *,
+        state: TrainerState,
+        iterations: int,
+        until: int,
+        val_every: int,
+        accumulate: int,
+    ) -> None:
+        super().__init__(runner, dataloader)
+        self.state, self.max_iters, self.until = state, iterations, until
+        self.val_every, self.accumulate = val_every, accumulate
+        self.stopping = False
+        self.epoch, self.max_epochs = 0, 1  # mmengine's hooks ask for them
+
+    @property
+    def iter(self) -> int:
+        """Steps made so far; inside ``after_train_iter`` the one just made isn't counted yet."""
+        return self.state.step
+
+    def run(self) -> nn.Module:
+        """Train to the end, or until asked to stop."""
+        runner = self.runner
+        batches = plain_errors(self.dataloader)
+        if self.state.rng is not None:
+            restore_random_state(self.state.rng["tensors"], self.state.rng["numbers"])
+            self.state.rng = None
+        runner.call_hook("before_train")
+        self._validate_if_due()
+        while self.state.step < self.until and not self.stopping:
+            self._step(batches)
+            self._validate_if_due()
+        batches.close()  # type: ignore[attr-defined]
+        runner.call_hook("after_train")
+        return runner.model  # type: ignore[no-any-return]
+
+    def _step(self, batches: Any) -> None:
+        runner, step = self.runner, self.state.step
+        started = time.perf_counter()
+        data = [next(batches) for _ in range(self.accumulate)]
+        waited = time.perf_counter() - started
+        runner.model.train()
+        runner.call_hook("before_train_iter", batch_idx=step, data_batch=data)
+        outputs = runner.model.train_step(data, optim_wrapper=runner.optim_wrapper)
+        runner.call_hook(
+            "after_train_iter",
+            batch_idx=step,
+            data_batch=data,
+            outputs={**outputs, "time_s": time.perf_counter() - started, "data_s": waited},
+        )
+        self.state.step += 1
+        runner.call_hook("after_step")
+
+    def _validate_if_due(self) -> None:
+        step = self.state.step
+        due = step > 0 and (step % self.val_every == 0 or step == self.max_iters)
+        if self.runner.val_loop and due and self.state.validated < step and not self.stopping:
+            self.runner.val_loop.run()
+
+
+class ValLoop(BaseLoop):  # type: ignore[misc]
+    """Judge the weights that would be handed out, leaving no trace in the random states.
+
+    Args:
+        runner: Whose hooks are called.
+        judge: Gives the figures of a model.
+        state: The run's state.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        judge: Callable[[nn.Module], Mapping[str, Any]],
+        state: TrainerState,
+    ) -> None:
+        super().__init__(runner, None)
+        self.judge, self.state = judge, state
+
+    def run(self) -> Mapping[str, Any]:
+        """Validate once."""
+        self.runner.call_hook("before_val")
+        with preserved_random_state():
+            metrics = self.judge(self.state.judged)
+        self.state.validated = self.state.step
+        self.runner.call_hook("after_val_epoch", metrics=metrics)
+        return metrics
+
+
+class QuietRunner(Runner):  # type: ignore[misc]
+    """A Runner that writes nothing of its own: no log files, no visualiser, no config dump.
+
+    Args:
+        trainee: Model and task.
+        run_dir: The run's folder.
+        loader: Endless training batches.
+        optimizer: Wrapped optimiser.
+        hooks: All hooks, in the order in which they are called.
+        train_loop: Arguments of `TrainLoop`.
+        judge: Gives the figures of a model; None validates never.
+    """
+
+    def __init__(
+        self,
+        trainee: Trainee,
+        run_dir: Path,
+        loader: Iterable[Batch],
+        optimizer: ClippingOptimizer,
+        hooks: Sequence[Hook],
+        train_loop: Mapping[str, Any],
+        judge: Callable[[nn.Module], Mapping[str, Any]] | None,
+    ) -> None:
+        self._judge = judge
+        self._state: TrainerState = train_loop["state"]
+        super().__init__(
+            trainee,
+            str(run_dir),
+            train_dataloader=loader,
+            train_cfg=dict(train_loop),
+            optim_wrapper=optimizer,
+            custom_hooks=list(hooks),
+            default_scope=None,
+            experiment_name=uuid4().hex,
+        )
+
+    def setup_env(self, env_cfg: Mapping[str, Any]) -> None:
+        """Leave start methods, thread counts and resource limits alone."""
+        self._rank, self._world_size = get_dist_info()
+        self._timestamp = ""  # so that no folder of that name is made
+
+    def set_randomness(self, seed: int | None, *args: Any, **kwargs: Any) -> None:
+        """The caller has seeded everything before it built the model."""
+        self._seed, self._deterministic = seed, False
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> logging.Logger:
+        """The package's logger; it writes no file."""
+        return logging.getLogger("swath.engine")
+
+    def build_log_processor(self, log_processor: Any) -> None:
+        """Our hooks log."""
+
+    def build_visualizer(self, visualizer: Any = None) -> None:
+        """Our hooks show."""
+
+    def build_message_hub(self, message_hub: Any = None) -> None:
+        """Our hooks know the state."""
+
+    def dump_config(self) -> None:
+        """The run's config is saved before it starts."""
+
+    def _log_env(self, env_cfg: Any) -> None:
+        """`swath doctor` shows the environment."""
+
+    def wrap_model(self, model_wrapper_cfg: Any, model: nn.Module) -> nn.Module:
+        """The model is where it belongs."""
+        return model
+
+    def register_default_hooks(self, hooks: Any = None) -> None:
+        """Every hook is ours."""
+
+    def register_hook(self, hook: Hook, priority: Any = None) -> None:
+        """Hooks are called in the order in which they were given."""
+        self._hooks.append(hook)
+
+    def call_hook(self, fn_name: str, **kwargs: Any) -> None:
+        """Call one stage of every hook."""
+        for hook in self._hooks:
+            if hasattr(hook, fn_name):
+                getattr(hook, fn_name)(self, **kwargs)
+
+    def build_train_loop(self, loop: Any) -> BaseLoop:
+        """Our loop, from its arguments."""
+        if isinstance(loop, BaseLoop):
+            return loop
+        if self._judge is not None:
+            self._val_loop = ValLoop(self, self._judge, self._state)
+        return TrainLoop(self, self._train_dataloader, **loop)

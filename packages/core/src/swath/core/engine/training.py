@@ -1,0 +1,362 @@
+"""Training runs: from a config to a folder with checkpoints, and on from there."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from swath.core.checkpoint.safe import load_file
+from swath.core.config import TrainConfig
+from swath.core.engine.checkpointing import RunFolder, TrainerState, resume_latest
+from swath.core.engine.ema import ExponentialMovingAverage
+from swath.core.engine.evaluation import evaluate, pick_device
+from swath.core.errors import CheckpointError, ConfigError, DataError, suggest
+from swath.core.progress import Bar
+from swath.core.sample import Sample
+from swath.core.spec import Spec
+from swath.core.task import Task
+from torch import nn
+
+# what may change between the parts of a run without changing what it learns
+_CHANGEABLE = {"val_every", "checkpoint_every", "keep_last", "log_every", "num_workers", "card"}
+# a run may be made longer; its schedule then follows the new length from where it is
+_CHANGEABLE |= {"iterations"}
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What came out of a run.
+
+    Attributes:
+        run_dir: Its folder.
+        step: Optimiser steps made so far.
+        iterations: Steps of the whole run.
+        score: Name of the figure by which checkpoints are compared.
+        best: Its highest value, None without validation, reached at ``best_step``.
+        best_checkpoint: The weights to use.
+        last_checkpoint: The newest weights.
+        seconds: Duration of this part of the run.
+        interrupted: Whether it was stopped before its end; it can be resumed.
+    """
+
+    run_dir: Path
+    step: int
+    iterations: int
+    score: str
+    best: float | None
+    best_step: int | None
+    best_checkpoint: Path
+    last_checkpoint: Path
+    seconds: float
+    interrupted: bool
+
+
+def train(
+    config: TrainConfig,
+    run_dir: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: torch.device | str | None = None,
+    until: int | None = None,
+    tensorboard: bool = False,
+    progress: bool = True,
+) -> RunSummary:
+    """Train a model as a config says.
+
+    Writes to ``run_dir``: ``config.json``; ``log.jsonl`` with a line for each logged step and each
+    validation; ``checkpoints/step_*.safetensors``; ``best.safetensors`` and ``last.safetensors``,
+    which `swath.core.load_model` opens; ``validation.json`` with all figures of the best one.
+
+    A run that is stopped and resumed ends bit for bit where it would have ended without the stop,
+    on a CPU: data order, augmentation, dropout, optimiser and averages continue where they were,
+    and no consumed sample is read again. Ctrl-C saves and stops after the present step; pressed
+    again it breaks off at once.
+
+    Args:
+        config: What to do.
+        run_dir: Created if needed.
+        resume: Continue the run in ``run_dir``; without one, begin it.
+        overwrite: Remove the run that is there.
+        device: Default: the first GPU, or the CPU.
+        until: Stop after this step, as Ctrl-C would.
+        tensorboard: Also write event files.
+        progress: Show a bar and messages.
+
+    Raises:
+        ConfigError: If ``run_dir`` holds a run already, or one of another config.
+        DataError: If a data set is empty or wrong.
+        TrainingError: If the loss stops being finite or checkpoints can't be written.
+        CheckpointError: If there is nothing whole to resume from.
+    """
+    # the runner and its hooks import mmengine, which is slow: a mistake in the config shows first
+    folder = RunFolder(run_dir)
+    _check_folder(folder, config, resume, overwrite)
+    picked = pick_device(device)
+    seed_everything(config.seed)
+    task: Task = _expect(config.task.build(), Task, "task")
+    model: nn.Module = _expect(config.model.build(), nn.Module, "model")
+    dataset = _nonempty(config.train, "train")
+    validation = _nonempty(config.val, "val") if config.val else None
+    notes = [_initialise(model, config.init_from)] if config.init_from and not resume else []
+    model.to(picked)
+    if config.channels_last:
+        model.to(memory_format=torch.channels_last)
+    optimisation = _expect_callable(config.optimizer)(model, config.iterations)
+    state = TrainerState(
+        model,
+        optimisation.optimizer,
+        torch.amp.GradScaler(picked.type, enabled=config.precision == "fp16"),
+        ExponentialMovingAverage(model, config.ema) if config.ema else None,
+    )
+    if resume:
+        notes += resume_latest(folder, state)
+        notes.append(f"resuming at step {state.step} of {config.iterations}")
+    config.save(folder.config)
+
+    from swath.core.data.loader import make_loader
+    from swath.core.engine import hooks
+    from swath.core.engine.runner import ClippingOptimizer, QuietRunner, Trainee
+
+    loader = make_loader(
+        dataset,
+        task,
+        batch_size=config.batch_size,
+        num_workers=config.num_workers,
+        transform=config.augment.build() if config.augment else None,
+        seed=config.seed,
+        shuffle=True,
+        start=state.step * config.batch_size * config.accumulate,
+        drop_last=True,
+    )
+    started = time.monotonic()
+    with Bar("training", config.iterations, start=state.step, enabled=progress) as bar:
+        for note in notes:
+            bar.note(note)
+
+        def judge(judged: nn.Module) -> Mapping[str, Any]:
+            return evaluate(
+                judged,
+                task,
+                validation,
+                batch_size=config.batch_size,
+                num_workers=config.num_workers,
+                device=picked,
+                precision=config.precision,
+                progress=False,
+                tick=lambda done, total: bar.status(f"validating {done}/{total}"),
+            )
+
+        log = hooks.LogHook(folder, config, state, bar, task.score, tensorboard)
+        runner = QuietRunner(
+            Trainee(model, task, picked, config.precision, config.channels_last),
+            folder.path,
+            loader,
+            ClippingOptimizer(optimisation.optimizer, state.scaler, config.clip_norm),
+            [
+                hooks.ScheduleHook(state, optimisation.factor),
+                hooks.AveragingHook(state),
+                hooks.GuardHook(folder, state, config.log_every),
+                log,
+                hooks.SaveHook(folder, config, state, task.score),
+            ],
+            {
+                "state": state,
+                "iterations": config.iterations,
+                "until": min(until or config.iterations, config.iterations),
+                "val_every": config.val_every,
+                "accumulate": config.accumulate,
+            },
+            judge if validation is not None else None,
+        )
+        with contextlib.closing(log), _stop_between_steps(runner, bar):
+            runner.train()
+    return RunSummary(
+        run_dir=folder.path,
+        step=state.step,
+        iterations=config.iterations,
+        score=task.score,
+        best=state.best,
+        best_step=state.best_step,
+        best_checkpoint=folder.best if folder.best.exists() else folder.last,
+        last_checkpoint=folder.last,
+        seconds=time.monotonic() - started,
+        interrupted=state.step < config.iterations,
+    )
+
+
+def smoke(config: TrainConfig) -> TrainConfig:
+    """The same run in miniature: a few steps of everything, to see that it works."""
+    few = 4
+    return replace(
+        config,
+        iterations=few,
+        val_every=few // 2,
+        checkpoint_every=few // 2,
+        log_every=1,
+        batch_size=min(config.batch_size, 2),
+        num_workers=0,
+        train=_first(config.train, few),
+        val=_first(config.val, few) if config.val else None,
+        test=_first(config.test, few) if config.test else None,
+    )
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch's, numpy's and Python's global generators."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - model code may use it
+
+
+class First:
+    """The first samples of a data set.
+
+    Args:
+        dataset: Map-style; its other attributes show through.
+        count: How many at most.
+    """
+
+    def __init__(self, dataset: Any, count: int) -> None:
+        self.dataset, self.count = dataset, count
+
+    def __len__(self) -> int:
+        return min(self.count, len(self.dataset))
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        sample: Sample = self.dataset[index]
+        return sample
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "dataset":  # not there yet while being unpickled in a worker
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+
+def _first(dataset: Spec, count: int) -> Spec:
+    return Spec(First, dataset=dataset, count=count)
+
+
+def _expect(value: Any, kind: type, name: str) -> Any:
+    if not isinstance(value, kind):
+        raise ConfigError(
+            f"{name} must build a {kind.__module__.split('.')[0]} {kind.__name__}, not a "
+            f"{type(value).__name__}"
+        )
+    return value
+
+
+def _expect_callable(optimizer: Spec) -> Any:
+    piece = optimizer.build()
+    if not callable(piece):
+        raise ConfigError(
+            f"optimizer must build a callable (model, iterations), not a {type(piece).__name__}; "
+            "use adamw_cosine or sgd_poly of swath.core.engine.pieces"
+        )
+    return piece
+
+
+def _nonempty(spec: Spec, name: str) -> Any:
+    dataset = spec.build()
+    if len(dataset) == 0:
+        raise DataError(f"the {name} set ({spec!r}) is empty; check its folder and split")
+    return dataset
+
+
+def _check_folder(folder: RunFolder, config: TrainConfig, resume: bool, overwrite: bool) -> None:
+    if folder.path.exists() and not folder.path.is_dir():
+        raise ConfigError(f"{folder.path} is a file; choose another run folder")
+    if not folder.holds_a_run():
+        _check_foreign(folder)
+    elif overwrite:
+        folder.clear()
+    elif not resume:
+        raise ConfigError(
+            f"{folder.path} holds a run already; continue it with --resume, replace it with "
+            "--overwrite, or choose another --run-dir"
+        )
+    elif folder.config.exists():
+        _check_same(folder, config)
+
+
+def _check_foreign(folder: RunFolder) -> None:
+    """Don't write over a ``config.json`` that something else has put there."""
+    if not folder.config.exists():
+        return
+    try:
+        ours = "task" in json.loads(folder.config.read_text(encoding="utf-8"))
+    except (ValueError, TypeError):
+        ours = False
+    if not ours:
+        raise ConfigError(f"{folder.config} isn't a run's; choose another run folder")
+
+
+def _check_same(folder: RunFolder, config: TrainConfig) -> None:
+    saved = json.loads(folder.config.read_text(encoding="utf-8"))
+    present = config.to_data()
+    changed = [k for k in present if k not in _CHANGEABLE and present[k] != saved.get(k)]
+    if changed:
+        raise ConfigError(
+            f"{folder.config}: this run was started with another {', '.join(changed)}; resume it "
+            f"with the saved config (swath train {folder.config} --resume) or start a new run"
+        )
+
+
+def _initialise(model: nn.Module, path: str) -> str:
+    """Load the weights whose name and shape fit; say what was and what wasn't."""
+    weights = load_file(path)
+    own = model.state_dict()
+    fitting = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
+    if not fitting:
+        example = next(iter(weights), "")
+        raise CheckpointError(
+            f"{path}: none of its {len(weights)} tensors fits the model (it begins with "
+            f"'{example}'{suggest(example, list(own)) if example else ''}"
+            "); convert it first, see `swath convert --help`"
+        )
+    model.load_state_dict(fitting, strict=False)
+    text = f"init_from {path}: {len(fitting)} of the model's {len(own)} tensors"
+    for what, names in (
+        ("left as initialised", [k for k in own if k not in fitting]),
+        ("of another shape", [k for k in weights if k in own and k not in fitting]),
+        ("unused", [k for k in weights if k not in own]),
+    ):
+        if names:
+            text += f"; {what}: {len(names)} ({', '.join(names[:3])}{', ...' * (len(names) > 3)})"
+    return text
+
+
+@contextlib.contextmanager
+def _stop_between_steps(runner: Any, bar: Bar) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM) ends the run after the present step; the second at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+
+    owner = os.getpid()
+
+    def stop(number: int, frame: Any) -> None:
+        if os.getpid() != owner:
+            return  # a data worker, which gets the terminal's Ctrl-C too
+        if runner.train_loop.stopping:
+            raise KeyboardInterrupt
+        runner.train_loop.stopping = True
+        bar.note("stopping after this step; press Ctrl-C again to break off without saving")
+
+    before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
