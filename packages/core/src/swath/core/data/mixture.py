@@ -1,0 +1,90 @@
+"""Several data sets trained on as one, each with the labels it has."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from swath.core.errors import DataError, suggest
+from swath.core.sample import Sample
+from torchvision import tv_tensors
+
+
+class Relabelled:
+    """A segmentation set whose masks are rewritten into another list of classes.
+
+    Args:
+        dataset: Map-style set of samples with ``"mask"``, ``classes`` and ``ignore_index``.
+        names: For each of its classes the name it gets; None ignores the class. Several classes may
+            get one name.
+        labels: The new names in index order (classes, then groups of classes; see
+            `swath.core.partial_labels`).
+
+    Raises:
+        DataError: If a class has no entry in ``names``, or a new name isn't among ``labels``.
+    """
+
+    def __init__(
+        self, dataset: Any, names: Mapping[str, str | None], labels: Sequence[str]
+    ) -> None:
+        self.dataset = dataset
+        self.ids: list[str] = list(dataset.ids)
+        self.ignore_index = 255
+        table = torch.full((256,), self.ignore_index, dtype=torch.uint8)
+        for index, name in enumerate(dataset.classes):
+            if name not in names:
+                raise DataError(f"class '{name}' has no new name{suggest(name, list(names))}")
+            new = names[name]
+            if new is not None and new not in labels:
+                raise DataError(f"'{new}' isn't among the labels{suggest(new, list(labels))}")
+            table[index] = self.ignore_index if new is None else list(labels).index(new)
+        table[dataset.ignore_index] = self.ignore_index
+        self._table = table
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample with its mask rewritten, uint8."""
+        sample: Sample = self.dataset[index]
+        mask = self._table[sample.targets["mask"].as_subclass(torch.Tensor).long()]
+        return replace(sample, targets={"mask": tv_tensors.Mask(mask)})
+
+
+class Mixture:
+    """Data sets one after the other, each repeated as often as it should be seen per epoch.
+
+    Args:
+        parts: Map-style sets of samples.
+        repeats: How often each is seen in an epoch, >= 0; default once.
+
+    Attributes:
+        ids: ``"<part>/<id>"`` of every sample.
+
+    Raises:
+        DataError: If there isn't one repeat per part, or nothing is left.
+    """
+
+    def __init__(self, parts: Sequence[Any], repeats: Sequence[int] | None = None) -> None:
+        times = list(repeats) if repeats is not None else [1] * len(parts)
+        if len(times) != len(parts) or min(times, default=0) < 0:
+            raise DataError(f"{len(parts)} parts need as many repeats, 0 or more; got {times}")
+        self.parts = list(parts)
+        self._keys = [
+            (part, index)
+            for part, count in enumerate(times)
+            for _ in range(count)
+            for index in range(len(self.parts[part]))
+        ]
+        if not self._keys:
+            raise DataError("the mixture is empty; give at least one part a repeat")
+        self.ids = [f"{part}/{self.parts[part].ids[index]}" for part, index in self._keys]
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample that its part returns."""
+        part, inner = self._keys[index]
+        sample: Sample = self.parts[part][inner]
+        return sample

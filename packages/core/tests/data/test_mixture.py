@@ -1,0 +1,54 @@
+import pytest
+import torch
+from swath.core.data.mixture import Mixture, Relabelled
+from swath.core.errors import DataError
+from swath.core.sample import Sample
+from torchvision import tv_tensors
+
+
+class Fixed:
+    """Samples whose mask holds every class and an ignored pixel."""
+
+    ignore_index = 9
+
+    def __init__(self, name: str, classes: tuple[str, ...], count: int) -> None:
+        self.classes, self.ids = classes, [f"{name}{i}" for i in range(count)]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Sample:
+        mask = torch.tensor([[*range(len(self.classes)), 9]])
+        return Sample(
+            torch.zeros(3, *mask.shape, dtype=torch.uint8),
+            {"mask": tv_tensors.Mask(mask)},
+            meta={"id": self.ids[index]},
+        )
+
+
+def test_classes_are_renamed_merged_and_ignored() -> None:
+    fixed = Fixed("a", ("lawn", "tree", "house", "clutter"), 1)
+    names = {"lawn": "green", "tree": "green", "house": "building", "clutter": None}
+    relabelled = Relabelled(fixed, names, ("building", "road", "green"))
+    assert relabelled[0].targets["mask"].tolist() == [[2, 2, 0, 255, 255]]
+
+
+def test_refuses_a_class_without_a_new_name() -> None:
+    with pytest.raises(DataError, match="'house' has no new name"):
+        Relabelled(Fixed("a", ("house",), 1), {"hous": "building"}, ("building",))
+
+
+def test_refuses_a_name_that_is_no_label() -> None:
+    with pytest.raises(DataError, match=r"'bilding' isn't among the labels.*building"):
+        Relabelled(Fixed("a", ("house",), 1), {"house": "bilding"}, ("building",))
+
+
+def test_a_part_is_seen_as_often_as_it_repeats() -> None:
+    mixture = Mixture([Fixed("a", ("x",), 2), Fixed("b", ("x",), 1)], [1, 3])
+    assert mixture.ids == ["0/a0", "0/a1", "1/b0", "1/b0", "1/b0"]
+    assert [sample.meta["id"] for sample in mixture] == ["a0", "a1", "b0", "b0", "b0"]
+
+
+def test_refuses_as_many_repeats_as_it_has_no_parts_for() -> None:
+    with pytest.raises(DataError, match="1 parts need as many repeats"):
+        Mixture([Fixed("a", ("x",), 2)], [1, 2])
