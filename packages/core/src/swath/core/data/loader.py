@@ -1,0 +1,234 @@
+"""Data loading whose randomness depends on the sample and on nothing else.
+
+A sample's augmentation is a function of (seed, epoch, index): the same for any number of workers
+and ranks, after a resume, and whatever was loaded before. Samplers therefore yield *keys*
+``(epoch, index)``, and `Augmented` turns a key into a sample under a random state of its own.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import torch
+from swath.core.errors import SwathError
+from swath.core.sample import Sample
+from swath.core.task import Batch, Task
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+Key = tuple[int, int]
+"""Epoch and index of a sample."""
+
+
+class Samples(Protocol):
+    """A map-style data set of samples."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sample: ...
+
+
+class EpochSampler(Sampler[Key]):
+    """Keys of one epoch after the other, without end.
+
+    The ranks of a distributed run deal out one common sequence in turn, so that together they see
+    every sample once an epoch. Starting late costs nothing: positions are computed, not skipped.
+
+    Args:
+        length: Number of samples in the data set.
+        seed: Of the order; each epoch has its own permutation.
+        shuffle: False: by index.
+        start: Samples that this rank has drawn already.
+        rank: Which share of the sequence to draw.
+        world_size: Number of shares.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        start: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if length < 1:
+            raise ValueError("the data set is empty; there is nothing to sample")
+        if not 0 <= rank < world_size or start < 0:
+            raise ValueError(
+                "expected 0 <= rank < world_size and start >= 0; "
+                f"got rank={rank}, world_size={world_size}, start={start}"
+            )
+        self.length, self.seed, self.shuffle, self.start = length, seed, shuffle, start
+        self.rank, self.world_size = rank, world_size
+
+    def __iter__(self) -> Iterator[Key]:
+        position = self.start * self.world_size + self.rank
+        epoch, order = -1, np.empty(0, np.int64)
+        while True:
+            if position // self.length != epoch:
+                epoch = position // self.length
+                order = self._order(epoch)
+            yield epoch, int(order[position % self.length])
+            position += self.world_size
+
+    def _order(self, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        if not self.shuffle:
+            return np.arange(self.length)
+        return np.random.default_rng((self.seed, epoch)).permutation(self.length)
+
+
+class Augmented(Dataset[Sample]):
+    """A data set under a transform, addressed by key.
+
+    Reading the sample and transforming it happen under random states (torch, numpy, ``random``)
+    that are seeded by (seed, epoch, index) and put back afterwards.
+
+    Args:
+        dataset: Map-style data set of samples.
+        transform: What `Sample.map` takes, or None.
+        seed: Non-negative.
+    """
+
+    def __init__(
+        self, dataset: Samples, transform: Callable[..., Any] | None = None, seed: int = 0
+    ) -> None:
+        self.dataset, self.transform, self.seed = dataset, transform, seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: Key | int) -> Sample:
+        epoch, index = (0, key) if isinstance(key, int) else key
+        with seeded(self.seed, epoch, index):
+            sample = self.dataset[index]
+            return sample if self.transform is None else sample.map(self.transform)
+
+
+@contextmanager
+def seeded(*numbers: int) -> Iterator[None]:
+    """Random states of torch (CPU), numpy and ``random`` that depend on these numbers alone.
+
+    On leaving, all three are as they were.
+
+    Args:
+        *numbers: Non-negative integers, any count.
+    """
+    # third-party transforms draw from numpy's global state, so that is the one to seed
+    before = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    seeds = np.random.SeedSequence(numbers).generate_state(3)
+    # torch.manual_seed would reseed the accelerators too
+    torch.default_generator.manual_seed(int(seeds[0]))
+    np.random.seed(int(seeds[1]))  # noqa: NPY002
+    random.seed(int(seeds[2]))
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+        random.setstate(before[2])
+
+
+def make_loader(
+    dataset: Samples,
+    task: Task,
+    *,
+    batch_size: int,
+    num_workers: int = 0,
+    transform: Callable[..., Any] | None = None,
+    seed: int = 0,
+    shuffle: bool = False,
+    start: int = 0,
+    drop_last: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
+) -> DataLoader[Batch]:
+    """A loader of collated batches.
+
+    Args:
+        dataset: Map-style data set of samples.
+        task: Collates.
+        batch_size: Samples in a batch (of this rank).
+        num_workers: Processes that read ahead; 0 loads in this one. The batches are the same.
+        transform: Augmentation, as `Sample.map` takes it.
+        seed: Of order and augmentation, non-negative.
+        shuffle: True: epoch after epoch without end, each in its own order, for training. False:
+            every sample once, in order, for evaluation.
+        start: Samples of this rank to leave out at the beginning; they aren't read.
+        drop_last: Leave out a last batch that isn't full.
+        rank: Which of ``world_size`` shares to load.
+        world_size: Number of processes that share the data set.
+
+    Returns:
+        A `DataLoader` over `Batch`. Errors that the user can mend arrive from workers as they were
+        raised, in one line.
+    """
+    sampler: Sampler[Key] | Sequence[Key]
+    if shuffle:
+        sampler = EpochSampler(
+            len(dataset), seed=seed, start=start, rank=rank, world_size=world_size
+        )
+    else:
+        first = start * world_size + rank
+        sampler = [(0, index) for index in range(first, len(dataset), world_size)]
+    return _Loader(
+        _Guarded(Augmented(dataset, transform, seed)),
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=num_workers,
+        collate_fn=_Collate(task),
+        drop_last=drop_last,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_one_thread,
+        persistent_workers=num_workers > 0,
+        prefetch_factor=4 if num_workers > 0 else None,
+        generator=torch.Generator().manual_seed(seed),  # the global one stays untouched
+    )
+
+
+class _Guarded(Dataset[Any]):
+    """Carries an error of the user's out of a worker, where it would become a traceback."""
+
+    def __init__(self, dataset: Augmented) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: Key) -> Sample | SwathError:
+        try:
+            return self.dataset[key]
+        except SwathError as error:
+            return error
+
+
+class _Collate:
+    """`Task.collate`, unless a sample is an error."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    def __call__(self, samples: Sequence[Sample | SwathError]) -> Batch | SwathError:
+        good = [sample for sample in samples if isinstance(sample, Sample)]
+        if len(good) == len(samples):
+            return self.task.collate(good)
+        return next(sample for sample in samples if isinstance(sample, SwathError))
+
+
+class _Loader(DataLoader[Batch]):
+    """Raises the errors that `_Guarded` let through."""
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        for batch in super().__iter__():
+            if isinstance(batch, SwathError):
+                raise batch
+            yield batch
+
+
+def _one_thread(worker: int) -> None:
+    """Workers share the cores among themselves: one thread each."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)

@@ -1,0 +1,166 @@
+"""Loading: the same samples whatever the workers, ranks and resumes."""
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from swath.core.data.loader import Augmented, EpochSampler, make_loader, seeded
+from swath.core.data.transforms import strong_augment
+from swath.core.errors import DataError
+from swath.core.sample import Sample
+from torchvision import tv_tensors
+
+
+class Numbered:
+    """Sample ``i`` is filled with ``i``; remembers what was read."""
+
+    def __init__(self, length: int = 10, broken: int | None = None) -> None:
+        self.length, self.broken, self.read = length, broken, list[int]()
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Sample:
+        self.read.append(index)
+        if index == self.broken:
+            raise DataError(f"{index}.png is truncated; copy it again")
+        rng = np.random.default_rng(index)
+        image = torch.from_numpy(rng.integers(0, 255, (3, 32, 32), dtype=np.uint8))
+        mask = tv_tensors.Mask(torch.full((32, 32), index))
+        return Sample(image=image, targets={"mask": mask}, meta={"id": str(index)})
+
+
+class Stack:
+    """The part of a task that a loader needs."""
+
+    def collate(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        return {
+            "image": torch.stack([s.image.as_subclass(torch.Tensor) for s in samples]),
+            "ids": [s.meta["id"] for s in samples],
+            "threads": torch.get_num_threads(),
+        }
+
+
+def loader(dataset: Any = None, **options: Any) -> Any:
+    settings = {"batch_size": 4, "transform": strong_augment(24), "seed": 3} | options
+    return make_loader(dataset or Numbered(), Stack(), **settings)  # type: ignore[arg-type]
+
+
+def test_every_epoch_is_another_permutation() -> None:
+    keys = list(islice(EpochSampler(10, seed=0), 30))
+    epochs = [[index for epoch, index in keys if epoch == e] for e in range(3)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert keys == list(islice(EpochSampler(10, seed=0), 30))
+    assert keys != list(islice(EpochSampler(10, seed=1), 30))
+    assert list(islice(EpochSampler(3, shuffle=False), 5)) == [
+        (0, 0),
+        (0, 1),
+        (0, 2),
+        (1, 0),
+        (1, 1),
+    ]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+def test_ranks_share_each_epoch_and_resume_where_they_were(world_size: int) -> None:
+    length, rounds = 7, 21
+    ranks = [
+        list(islice(EpochSampler(length, rank=r, world_size=world_size), rounds))
+        for r in range(world_size)
+    ]
+    dealt = [key for turn in zip(*ranks, strict=True) for key in turn]
+    assert dealt == list(islice(EpochSampler(length), rounds * world_size))
+    assert set(Counter(dealt).values()) == {1}
+    for r in range(world_size):
+        late = EpochSampler(length, rank=r, world_size=world_size, start=11)
+        assert list(islice(late, rounds - 11)) == ranks[r][11:]
+
+
+def test_a_sample_depends_on_seed_epoch_and_index_alone() -> None:
+    dataset, transform = Numbered(), strong_augment(24)
+    first = Augmented(dataset, transform, seed=1)
+    torch.manual_seed(9)
+    wanted = first[2, 5].image
+    torch.manual_seed(10)
+    random.seed(4)
+    assert torch.equal(Augmented(dataset, transform, seed=1)[2, 5].image, wanted)
+    for other in (
+        first[3, 5],
+        Augmented(dataset, transform, seed=2)[2, 5],
+    ):
+        assert not torch.equal(other.image, wanted)
+    assert torch.equal(first[0, 4].image, first[4].image)  # a bare index is the first epoch
+
+
+def test_global_random_states_are_seeded_inside_and_restored_afterwards() -> None:
+    def draw() -> tuple[float, float, float]:
+        return torch.rand(()).item(), np.random.rand(), random.random()  # noqa: NPY002
+
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    random.seed(0)
+    with seeded(1, 2, 3):
+        first = draw()
+    after = draw()
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    random.seed(0)
+    assert draw() == after
+    with seeded(1, 2, 3):
+        assert draw() == first
+    with pytest.raises(RuntimeError, match="inside"), seeded(1):
+        raise RuntimeError("inside")
+    state = torch.get_rng_state()
+    next(iter(loader(shuffle=True)))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_workers_change_nothing() -> None:
+    alone = list(islice(loader(shuffle=True), 6))
+    helped = list(islice(loader(shuffle=True, num_workers=2), 6))
+    for a, b in zip(alone, helped, strict=True):
+        assert a["ids"] == b["ids"]
+        assert torch.equal(a["image"], b["image"])
+        assert b["threads"] == 1
+
+
+def test_starting_late_gives_the_same_batches_and_reads_nothing_before() -> None:
+    whole = list(islice(loader(shuffle=True), 6))
+    dataset = Numbered()
+    late = list(islice(loader(dataset, shuffle=True, start=4 * 4), 2))
+    assert len(dataset.read) == 8
+    for a, b in zip(whole[4:], late, strict=True):
+        assert a["ids"] == b["ids"]
+        assert torch.equal(a["image"], b["image"])
+
+
+def test_evaluation_sees_every_sample_once_in_order() -> None:
+    batches = list(loader(transform=None, num_workers=0))
+    assert [i for b in batches for i in b["ids"]] == [str(i) for i in range(10)]
+    assert len(batches) == len(loader()) == 3
+    assert len(list(loader(drop_last=True))) == 2
+    assert [b["ids"] for b in loader(start=7)] == [["7", "8", "9"]]
+    shares = [[i for b in loader(rank=r, world_size=2) for i in b["ids"]] for r in range(2)]
+    assert shares == [["0", "2", "4", "6", "8"], ["1", "3", "5", "7", "9"]]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_unreadable_sample_is_reported_in_one_line(num_workers: int) -> None:
+    with pytest.raises(DataError) as caught:
+        list(loader(Numbered(broken=6), num_workers=num_workers))
+    assert str(caught.value) == "6.png is truncated; copy it again"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"length": 0}, {"length": 4, "rank": 2, "world_size": 2}, {"length": 4, "start": -1}],
+)
+def test_refuses_what_cannot_be_sampled(options: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=r"empty|expected"):
+        EpochSampler(**options)  # type: ignore[arg-type]
