@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from swath.core.data.spec import Protocol
-from swath.core.errors import DataError, suggest
+from swath.core.errors import DataError, RasterError, suggest
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".jp2", ".gif")
 """What is taken for an image when a folder is searched."""
@@ -255,13 +255,13 @@ def _pillow(
             with Image.open(path) as image:
                 return bands(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(
+        raise RasterError(
             f"{path}: {error}; an image this large is read by windows, as a GeoTIFF"
         ) from error
     except UnidentifiedImageError as error:
-        raise DataError(f"{path}: not an image, or its header is damaged") from error
+        raise RasterError(f"{path}: not an image, or its header is damaged") from error
     except (OSError, SyntaxError, ValueError, struct.error) as error:
-        raise DataError(f"{path}: damaged or truncated: {error}; copy it again") from error
+        raise RasterError(f"{path}: damaged or truncated: {error}; copy it again") from error
 
 
 def _image_bands(image: Image.Image) -> tuple[Array, Valid | None]:
