@@ -213,9 +213,10 @@ class Raster:
     ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Read a window and say which of its pixels are real.
 
-        A pixel is invalid where the alpha band or the internal mask is 0, where a band is NaN or
-        infinite, and where bands equal nodata: all of them if nodata is an ordinary value too (0,
-        or anything in 8 bits), any of them otherwise (-9999 in one band already misleads a model).
+        A pixel is invalid where the alpha band or the internal mask is 0, where a band isn't
+        `plausible` (NaN, infinite), and where bands equal nodata: all of them if nodata is an
+        ordinary value too (0, or anything in 8 bits), any of them otherwise (-9999 in one band
+        already misleads a model).
 
         Args:
             window: Part of the raster inside its borders, or None for all of it.
@@ -245,8 +246,7 @@ class Raster:
             valid &= self._dataset.read_masks(1, window=window) > 0
         if self.info.alpha is not None and self.info.alpha not in bands:
             valid &= self._dataset.read(self.info.alpha, window=window) > 0
-        if array.dtype.kind in "fc":
-            valid &= np.isfinite(array).all(axis=0)
+        valid &= plausible(array)
         nodata = [self._dataset.nodatavals[b - 1] for b in bands]
         known = [(plane, value) for plane, value in zip(array, nodata, strict=True)
                  if value is not None and not math.isnan(value)]  # fmt: skip
@@ -471,6 +471,23 @@ class RasterWriter:
                 "</PAMRasterBand></PAMDataset>\n",
                 encoding="utf-8",
             )
+
+
+def plausible(array: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where all bands hold a number a sensor could have measured.
+
+    NaN and infinity are not, nor is anything beyond 1e30: what GIS programs write for missing data
+    in float rasters (-3.4e38) isn't always declared.
+
+    Args:
+        array: ``(C, h, w)``, any dtype.
+
+    Returns:
+        ``(h, w)`` bool.
+    """
+    if array.dtype.kind not in "fc":
+        return np.ones(array.shape[1:], dtype=bool)
+    return np.asarray((np.abs(array) < 1e30).all(axis=0))
 
 
 @contextmanager

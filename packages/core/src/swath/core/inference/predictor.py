@@ -1,0 +1,337 @@
+"""`Predictor`: a model with its preprocessing, classes and task, run over images of any size."""
+
+import copy
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rasterio.windows import Window
+from swath.core.errors import ConfigError, RasterError
+from swath.core.geo.raster import GeoImage, RasterInfo, open_raster, plausible
+from swath.core.inference.tiler import Plan, Scene, Tile, TilePrediction, ahead, plan_tiles
+from swath.core.progress import Bar
+from swath.core.sample import Sample
+from swath.core.task import Batch, Task, to_device
+from torch import nn
+
+RASTER_SUFFIXES = (".tif", ".tiff")
+
+
+class Predictor:
+    """A model with its preprocessing, classes and task.
+
+    Args:
+        model: Maps what the task collates to what it understands.
+        task: What the model was trained for.
+        card: What is known of it: name, data, licence, ground sampling distance.
+
+    Attributes:
+        model: In evaluation mode.
+        task: The task.
+        card: Plain data.
+    """
+
+    def __init__(self, model: nn.Module, task: Task, card: dict[str, Any] | None = None) -> None:
+        self.model = model.eval()
+        self.task = task
+        self.card = dict(card or {})
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in index order."""
+        return self.task.classes
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        parameter = next(self.model.parameters(), None)
+        return parameter.device if parameter is not None else torch.device("cpu")
+
+    def to(self, device: torch.device | str) -> "Predictor":
+        """Move the model, e.g. to ``"cuda"``."""
+        self.model.to(device)
+        return self
+
+    def predict(
+        self,
+        image: Any,
+        *,
+        tile: int | None = 1024,
+        overlap: int = 64,
+        blend: int = 32,
+        batch_size: int | None = None,
+        device: torch.device | str | None = None,
+        bands: Sequence[int] | None = None,
+        scale: float | str | None = None,
+        out: str | Path | None = None,
+        probabilities: bool | Literal["float32", "uint8"] = False,
+        classes: Sequence[str] | None = None,
+        progress: bool = False,
+    ) -> Any:
+        """Run the model over an image of any size, tile by tile, in bounded memory.
+
+        Reading, the model and writing each have a thread of their own. Tiles without a valid pixel
+        are not run. Interrupted, it leaves no file.
+
+        Args:
+            image: A path, a `GeoImage`, an array ``(H, W, C)`` or ``(H, W)``, or a PIL image.
+            tile: Largest tile side in pixels; None runs the image in one piece.
+            overlap: Context that neighbouring tiles share and discard; at least the model's
+                receptive field makes the result independent of the tiling.
+            blend: Width of the band in which neighbours are cross-faded.
+            batch_size: Tiles at once; None takes 4 on a GPU and 1 on a CPU, where more only costs
+                memory.
+            device: Moves the model there first; None leaves it where it is.
+            bands: Bands of the file in the model's order, numbered from 1; None takes all but
+                alpha.
+            scale: How the numbers map to the model's range if their type isn't the model's:
+                ``"lo:hi"`` or a factor; see `Radiometry.with_scale`.
+            out: Where to write the result: ``.tif`` is streamed; other suffixes go through the
+                result's ``save``.
+            probabilities: Keep class probabilities too: True or ``"float32"``, or ``"uint8"``
+                (0..254 for 0..1, 255 nodata; a quarter of the size). With ``out``, they go to
+                ``<stem>_probabilities.tif``, one band a class.
+            classes: Vocabulary, for models that take one.
+            progress: Show a bar.
+
+        Returns:
+            The result type of the task's kind, such as `SegmentationResult`.
+
+        Raises:
+            RasterError: If the image can't be read, has no valid pixel or is too large.
+            DataError: If bands or number type aren't what the model takes.
+            ConfigError: If an argument doesn't make sense.
+        """
+        task = self._adapted_task(scale, classes)
+        target = Path(out) if out is not None else None
+        streamed = target if target is not None and target.suffix in RASTER_SUFFIXES else None
+        if device is not None:
+            self.to(device)
+        with ExitStack() as stack:
+            source = _open(image, stack)
+            info = source.info
+            chosen = tuple(info.image_bands if bands is None else bands)
+            self._check(task, info, chosen, target)
+            plan = plan_tiles(info.height, info.width, tile, overlap, blend, self._align())
+            scene = Scene(
+                plan,
+                info,
+                task,
+                image=image if isinstance(image, str | Path) else source,
+                out=streamed,
+                probabilities="float32" if probabilities is True else probabilities,
+            )
+            count = batch_size or (1 if self.device.type == "cpu" else 4)
+            bar = stack.enter_context(Bar("predicting", len(plan), "tiles", enabled=progress))
+            read = stack.enter_context(
+                closing(ahead(_batches(source, plan, task, chosen, count), 2, "swath-read"))
+            )
+            predicted = stack.enter_context(closing(ahead(self._run(task, read), 2, "swath-model")))
+            result = task.merge(_flat(predicted, bar), scene)
+        if target is not None and streamed is None:
+            result.save(target)
+        return result
+
+    def _run(
+        self, task: Task, batches: Iterator["_TileBatch"]
+    ) -> Iterator[list[TilePrediction[Any]]]:
+        device = self.device
+        for item in batches:
+            predictions: Iterator[Any] = iter(())
+            if item.batch is not None:
+                with torch.inference_mode():
+                    batch = to_device(item.batch, device)
+                    predictions = iter(task.predict(self.model, batch))
+            yield [
+                TilePrediction(tile, None if valid is None else next(predictions), valid)
+                for tile, valid in item.tiles
+            ]
+
+    def _adapted_task(self, scale: float | str | None, classes: Sequence[str] | None) -> Task:
+        task = self.task
+        if scale is not None:
+            task = copy.copy(task)
+            task.radiometry = task.radiometry.with_scale(scale)  # type: ignore[attr-defined]
+        if classes is not None:
+            if not hasattr(task, "with_classes"):
+                raise ConfigError(
+                    "this model knows fixed classes and takes no vocabulary: "
+                    f"{', '.join(task.classes)}; leave classes out"
+                )
+            task = task.with_classes(tuple(classes))
+        return task
+
+    def _align(self) -> int:
+        """Tiles begin at multiples of the model's stride, and of 32, which most strides divide."""
+        stride = getattr(self.model, "stride", 1)
+        return math.lcm(32, stride) if isinstance(stride, int) and 0 < stride <= 512 else 32
+
+    def _check(
+        self, task: Task, info: RasterInfo, bands: tuple[int, ...], target: Path | None
+    ) -> None:
+        if np.dtype(info.dtype).kind == "c":
+            raise RasterError(
+                f"{info.name} holds complex numbers (SAR); turn them into amplitudes first"
+            )
+        radiometry = getattr(task, "radiometry", None)
+        if radiometry is not None:
+            radiometry.check(info.dtype, len(bands), where=info.name)
+        if target is not None and info.path is not None and _same(target, info.path):
+            raise ConfigError(f"{target} is the image itself; give the result another name")
+        if info.note is not None and info.path is not None:
+            warnings.warn(info.note, stacklevel=3)
+        gsd = getattr(task, "gsd_m", None) or self.card.get("gsd_m")
+        if gsd and info.gsd_m and not 0.5 <= info.gsd_m / gsd <= 2:
+            warnings.warn(
+                f"{info.name} has pixels of {info.gsd_m:.3g} m, the model was made for {gsd:.3g} m:"
+                " expect a poor result; resample it first (gdalwarp -tr)",
+                stacklevel=3,
+            )
+
+
+def load_model(
+    name_or_path: str | Path,
+    weights: str | Path | None = None,
+    device: torch.device | str | None = None,
+) -> Predictor:
+    """Load a model with everything needed to use it.
+
+    Args:
+        name_or_path: A checkpoint of ours (``.safetensors``), or the name of a model that
+            ``swath models`` lists.
+        weights: Weights for a named model whose card doesn't bring any.
+        device: Where it goes; None for a GPU if there is one.
+
+    Returns:
+        A predictor.
+
+    Raises:
+        CheckpointError: If a checkpoint is missing or damaged.
+        ConfigError: If no model has this name.
+
+    Examples:
+        >>> model = load_model("swath-small", device="cpu")  # doctest: +SKIP
+        >>> model.predict("scene.tif", out="mask.tif")  # doctest: +SKIP
+    """
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    text = str(name_or_path)
+    if Path(text).suffix or Path(text).exists():
+        from swath.core.checkpoint.store import load_pair
+
+        model, task, metadata = load_pair(Path(text), device=place)
+        return Predictor(model, task, metadata.get("card"))
+    from swath.core import zoo
+
+    model, task, metadata = zoo.load(text, weights=weights, device=str(place))
+    return Predictor(model, task, metadata.get("card"))
+
+
+class _Source(Protocol):
+    """What tiles are read from."""
+
+    @property
+    def info(self) -> RasterInfo: ...
+
+    def read(
+        self, window: Window | None = None, bands: Sequence[int] | None = None
+    ) -> tuple[NDArray[Any], NDArray[np.bool_]]: ...
+
+
+class _ArraySource(GeoImage):
+    """An image in memory, read like a file."""
+
+    def read(
+        self, window: Window | None = None, bands: Sequence[int] | None = None
+    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        chosen = range(len(self.array)) if bands is None else [b - 1 for b in bands]
+        if not all(0 <= b < len(self.array) for b in chosen):
+            raise RasterError(f"the image has bands 1 to {len(self.array)}, not {bands}")
+        rows, columns = window.toslices() if window is not None else (slice(None), slice(None))
+        array = self.array[:, rows, columns]
+        return (
+            array if bands is None else array[list(chosen)],
+            self.valid[rows, columns] & plausible(array),
+        )
+
+
+def _open(image: Any, stack: ExitStack) -> _Source:
+    if isinstance(image, str | Path):
+        return stack.enter_context(open_raster(image))
+    if isinstance(image, GeoImage):
+        # alpha has become validity and bands may have been chosen: what is left counts from 1
+        info = replace(image.info, count=len(image.array), alpha=None)
+        return _ArraySource(image.array, image.valid, info)
+    array = np.asarray(image)
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or 0 in array.shape or array.dtype.kind not in "uif":
+        raise RasterError(
+            f"the image must be an array (H, W, C) of numbers; got {array.dtype} of shape "
+            f"{array.shape}"
+        )
+    height, width, count = array.shape
+    info = RasterInfo(None, width, height, count, str(array.dtype))
+    planes = np.ascontiguousarray(array.transpose(2, 0, 1))
+    return _ArraySource(planes, np.ones((height, width), dtype=bool), info)
+
+
+@dataclass(frozen=True)
+class _TileBatch:
+    """Tiles in raster order, and one collated batch of those that hold anything valid."""
+
+    tiles: list[tuple[Tile, NDArray[np.bool_] | None]]
+    batch: Batch | None
+
+
+def _batches(
+    source: _Source, plan: Plan, task: Task, bands: tuple[int, ...], batch_size: int
+) -> Iterator[_TileBatch]:
+    """Read the tiles of a plan; consecutive ones of equal size share a batch."""
+    tiles: list[tuple[Tile, NDArray[np.bool_] | None]] = []
+    samples: list[Sample] = []
+
+    def flush() -> _TileBatch:
+        done = _TileBatch(list(tiles), task.collate(samples) if samples else None)
+        tiles.clear()
+        samples.clear()
+        return done
+
+    for tile in plan:
+        array, valid = source.read(tile.window, bands)
+        if not valid.any():
+            tiles.append((tile, None))
+            if not samples:
+                yield flush()
+            continue
+        if samples and samples[0].image.shape[-2:] != array.shape[-2:]:
+            yield flush()
+        tiles.append((tile, valid))
+        samples.append(
+            Sample(
+                torch.from_numpy(np.ascontiguousarray(array)),
+                valid=None if valid.all() else torch.from_numpy(valid),
+                meta={"path": source.info.name},
+            )
+        )
+        if len(samples) == batch_size:
+            yield flush()
+    if tiles:
+        yield flush()
+
+
+def _flat(groups: Iterator[list[TilePrediction[Any]]], bar: Bar) -> Iterator[TilePrediction[Any]]:
+    for group in groups:
+        for item in group:
+            yield item
+            bar.advance()
+
+
+def _same(a: Path, b: Path) -> bool:
+    return a.exists() and b.exists() and a.samefile(b)

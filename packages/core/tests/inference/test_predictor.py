@@ -1,0 +1,379 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from PIL import Image
+from rasterio.crs import CRS
+from rasterio.transform import Affine
+from swath.core.data.radiometry import Radiometry
+from swath.core.errors import ConfigError, DataError, RasterError, SwathError
+from swath.core.geo.raster import GeoImage, RasterInfo, read_image
+from swath.core.inference.predictor import Predictor, load_model
+from swath.core.segmentation import SegmentationTask
+from torch import Tensor, nn
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning"),
+    pytest.mark.filterwarnings("ignore:.*has no CRS and transform"),
+]
+PLACE = {"crs": CRS.from_epsg(32633), "transform": Affine(0.3, 0, 412345.678, 0, -0.3, 5212345.1)}
+
+
+class Brightest(nn.Module):
+    """Says which band is brightest; remembers what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(3.0))
+        self.seen: list[tuple[int, ...]] = []
+
+    def forward(self, image: Tensor) -> Tensor:
+        self.seen.append(tuple(image.shape))
+        return image * self.weight
+
+
+def radiometry(bands: int = 3, dtype: str = "uint8") -> Radiometry:
+    names = tuple(f"b{i}" for i in range(bands))
+    scale = {"uint8": 1 / 255, "uint16": 1e-4}.get(dtype, 1.0)
+    return Radiometry(names, dtype, scale, (0.5,) * bands, (0.25,) * bands)
+
+
+def predictor(bands: int = 3, dtype: str = "uint8", **options) -> Predictor:
+    classes = [f"class {i}" for i in range(bands)]
+    return Predictor(Brightest(), SegmentationTask(classes, radiometry(bands, dtype), **options))
+
+
+def noise(bands: int, height: int, width: int, dtype: str = "uint8") -> np.ndarray:
+    top = 255 if dtype in ("uint8", "float32") else 10_000
+    return np.random.default_rng(0).integers(1, top, (bands, height, width)).astype(dtype)
+
+
+def write(path: Path, array: np.ndarray, **profile) -> Path:
+    count, height, width = array.shape
+    with rasterio.open(
+        path, "w", driver="GTiff", count=count, height=height, width=width,
+        dtype=array.dtype, **(PLACE | profile),
+    ) as target:  # fmt: skip
+        target.write(array)
+    return path
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (31, 33), (300, 417)])
+def test_tiled_equals_untiled(size: tuple[int, int]) -> None:
+    image = noise(3, *size).transpose(1, 2, 0)
+    tiled = predictor().predict(image, tile=128, overlap=16, blend=16, probabilities=True)
+    whole = predictor().predict(image, tile=None, probabilities=True)
+    np.testing.assert_array_equal(tiled.mask, whole.mask)
+    np.testing.assert_array_equal(tiled.mask, image.argmax(axis=2))
+    np.testing.assert_allclose(tiled.probabilities, whole.probabilities, atol=1e-6)
+    np.testing.assert_allclose(tiled.probabilities.sum(axis=0), 1, atol=1e-5)
+
+
+def test_the_file_has_the_georeference_of_the_image(tmp_path: Path) -> None:
+    array = noise(3, 200, 300)
+    array[:, 50:90, 20:200] = 0
+    image = write(tmp_path / "a.tif", array, nodata=0)
+    result = predictor().predict(image, tile=128, overlap=16, blend=16, out=tmp_path / "m.tif")
+    with rasterio.open(tmp_path / "m.tif") as written:
+        assert (written.crs, written.transform) == (PLACE["crs"], PLACE["transform"])
+        assert written.nodata == 255
+        mask = written.read(1)
+    expected = array.argmax(axis=0)
+    expected[50:90, 20:200] = 255
+    np.testing.assert_array_equal(mask, expected)
+    np.testing.assert_array_equal(result.mask, expected)
+    assert result.counts.sum() == (expected != 255).sum()
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["a.tif", "m.tif", "m.tif.aux.xml"]
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [("float32", 1e-6), ("uint8", 0.5 / 254 + 1e-6)])
+def test_probabilities_are_written_beside_the_map(tmp_path: Path, kind, tolerance: float) -> None:
+    array = noise(3, 100, 150)
+    array[:, :10] = 0
+    image = write(tmp_path / "a.tif", array, nodata=0)
+    result = predictor().predict(image, out=tmp_path / "m.tif", probabilities=kind)
+    expected = predictor().predict(image, probabilities=True).probabilities
+    assert result.probabilities_path == tmp_path / "m_probabilities.tif"
+    np.testing.assert_allclose(result.probabilities, expected, atol=tolerance)
+    assert np.isnan(expected[:, :10]).all()
+    assert np.isfinite(expected[:, 10:]).all()
+
+
+def test_bands_are_taken_in_the_given_order(tmp_path: Path) -> None:
+    array = noise(5, 40, 50)
+    image = write(tmp_path / "a.tif", array)
+    mask = predictor().predict(image, bands=[5, 2, 1]).mask
+    np.testing.assert_array_equal(mask, array[[4, 1, 0]].argmax(axis=0))
+
+
+def test_every_kind_of_image_gives_the_same_map(tmp_path: Path) -> None:
+    array = noise(3, 60, 70)
+    path = write(tmp_path / "a.tif", array)
+    hwc = array.transpose(1, 2, 0)
+    images = [path, str(path), read_image(path), hwc, Image.fromarray(hwc)]
+    masks = [predictor().predict(image).mask for image in images]
+    for mask in masks:
+        np.testing.assert_array_equal(mask, array.argmax(axis=0))
+
+
+def test_tiles_without_data_are_not_run(tmp_path: Path) -> None:
+    array = np.zeros((3, 96, 1000), np.uint8)
+    array[:, :, :60] = noise(3, 96, 60)
+    model = predictor()
+    model.predict(write(tmp_path / "a.tif", array, nodata=0), tile=128, overlap=16, blend=16)
+    assert len(model.model.seen) == 1
+
+
+def test_tiles_of_a_size_share_a_batch() -> None:
+    model = predictor()
+    image = noise(3, 96, 1000).transpose(1, 2, 0)
+    batched = model.predict(image, tile=128, overlap=16, blend=16, batch_size=4)
+    assert max(shape[0] for shape in model.model.seen) == 4
+    np.testing.assert_array_equal(batched.mask, image.argmax(axis=2))
+
+
+def test_sixteen_bits_need_a_scale(tmp_path: Path) -> None:
+    array = noise(3, 40, 50, "uint16")
+    image = write(tmp_path / "a.tif", array)
+    with pytest.raises(DataError, match=r"a\.tif: stored as uint16.*--scale"):
+        predictor().predict(image)
+    mask = predictor().predict(image, scale="0:10000").mask
+    np.testing.assert_array_equal(mask, array.argmax(axis=0))
+    assert predictor().task.radiometry.dtype == "uint8"  # the predictor itself is as it was
+
+
+def test_wrong_band_count_is_refused_with_the_fix(tmp_path: Path) -> None:
+    image = write(tmp_path / "a.tif", noise(5, 9, 9))
+    with pytest.raises(DataError, match=r"5 band.*takes 3.*--bands 1,2,3"):
+        predictor().predict(image)
+
+
+def test_other_ground_sampling_distance_is_a_warning(tmp_path: Path) -> None:
+    image = write(tmp_path / "a.tif", noise(3, 9, 9))
+    with pytest.warns(UserWarning, match=r"pixels of 0\.3 m, the model was made for 10 m"):
+        predictor(gsd_m=10).predict(image)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        predictor(gsd_m=0.5).predict(image)
+
+
+def test_no_georeference_is_a_warning_and_pixel_coordinates(tmp_path: Path) -> None:
+    image = write(tmp_path / "a.tif", noise(3, 9, 9), crs=None, transform=None)
+    with pytest.warns(UserWarning, match="results are in pixel coordinates"):
+        result = predictor().predict(image, out=tmp_path / "m.tif")
+    assert result.info.crs is None
+    assert result.path.exists()
+
+
+def test_refuses_to_overwrite_its_input(tmp_path: Path) -> None:
+    image = write(tmp_path / "a.tif", noise(3, 9, 9))
+    with pytest.raises(ConfigError, match="is the image itself"):
+        predictor().predict(image, out=image)
+
+
+def test_a_fixed_vocabulary_takes_no_classes() -> None:
+    with pytest.raises(ConfigError, match="fixed classes"):
+        predictor().predict(np.ones((9, 9, 3), np.uint8), classes=["tree"])
+
+
+class Broken(nn.Module):
+    def forward(self, image: Tensor) -> Tensor:
+        raise RuntimeError("out of memory")
+
+
+def test_an_error_of_the_model_leaves_nothing(tmp_path: Path) -> None:
+    model = Predictor(Broken(), SegmentationTask(["a"], radiometry()))
+    image = write(tmp_path / "a.tif", noise(3, 9, 9))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        model.predict(image, out=tmp_path / "out" / "m.tif")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_damage_found_while_reading_leaves_nothing(tmp_path: Path) -> None:
+    image = write(tmp_path / "a.tif", noise(3, 600, 600), compress="deflate", tiled=True,
+                  blockxsize=128, blockysize=128)  # fmt: skip
+    image.write_bytes(image.read_bytes()[: image.stat().st_size // 2])
+    with pytest.raises(RasterError, match="damaged, incomplete"):
+        predictor().predict(image, tile=128, overlap=16, blend=16, out=tmp_path / "out" / "m.tif")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+INTERRUPTED = """
+import sys, time
+import torch
+from swath.core.data.radiometry import Radiometry
+from swath.core.inference.predictor import Predictor
+from swath.core.segmentation import SegmentationTask
+
+class Slow(torch.nn.Module):
+    def forward(self, image):
+        print("tile", flush=True)
+        time.sleep(0.2)
+        return image
+
+task = SegmentationTask(["a", "b", "c"], Radiometry.rgb8())
+Predictor(Slow(), task).predict(sys.argv[1], tile=128, overlap=16, blend=16, out=sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_interrupted_it_leaves_no_file_under_the_final_name(tmp_path: Path, how) -> None:
+    image = write(tmp_path / "a.tif", noise(3, 1000, 1000))
+    out = tmp_path / "out" / "m.tif"
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, str(image), str(out)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for _ in range(3):
+        assert process.stdout.readline() == "tile\n"
+    assert list(out.parent.iterdir())  # it has begun
+    os.kill(process.pid, how)
+    start = time.monotonic()
+    _, error = process.communicate(timeout=30)
+    assert time.monotonic() - start < 15
+    assert not out.exists()
+    if how == signal.SIGINT:
+        assert "KeyboardInterrupt" in error
+        assert list(out.parent.iterdir()) == []
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+def constant(value: float, bands: int = 3, size: tuple[int, int] = (40, 40), dtype="float32"):
+    return np.full((*size, bands), value, dtype=dtype)
+
+
+def spoilt(value: float) -> np.ndarray:
+    array = noise(3, 40, 40, "float32").transpose(1, 2, 0)
+    array[3, 5, 1] = value
+    return array
+
+
+def many(classes: int) -> Predictor:
+    class Last(nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            score = image.new_zeros(len(image), classes, *image.shape[-2:])
+            score[:, -1] = 1
+            return score
+
+    task = SegmentationTask(
+        [str(i) for i in range(classes)], radiometry(), palette=[(1, 2, 3)] * classes
+    )
+    return Predictor(Last(), task)
+
+
+EDGES = {
+    "one NaN": (spoilt(NAN), 1),
+    "one infinity": (spoilt(INF), 1),
+    "one negative infinity": (spoilt(-INF), 1),
+    "undeclared float nodata": (spoilt(-3.4028235e38), 1),
+    "all NaN": (constant(NAN), "no valid pixel"),
+    "all infinite": (constant(INF), "no valid pixel"),
+    "all zero": (constant(0), 0),
+    "all equal": (constant(7), 0),
+    "1 x 1": (constant(7, size=(1, 1)), 0),
+    "1 px wide": (constant(7, size=(500, 1)), 0),
+    "1 px high": (constant(7, size=(1, 500)), 0),
+    "2 x 3": (constant(7, size=(2, 3)), 0),
+    "larger than a tile by one": (constant(7, size=(129, 129)), 0),
+    "huge numbers": (constant(1e29), 0),
+    "tiny numbers": (constant(1e-40), 0),
+    "no rows": (constant(7, size=(0, 5)), "must be an array"),
+    "no bands": (constant(7, bands=0), "must be an array"),
+    "grey": (constant(7, bands=1), "1 band"),
+    "grey without an axis": (np.ones((9, 9), np.float32), "1 band"),
+    "four bands": (constant(7, bands=4), "4 band"),
+    "four axes": (np.ones((1, 9, 9, 3), np.float32), "must be an array"),
+    "text": (np.full((9, 9, 3), "a"), "must be an array"),
+    "complex": (np.ones((9, 9, 3), np.complex64), "must be an array"),
+    "booleans": (np.ones((9, 9, 3), bool), "must be an array"),
+    "uint8": (constant(7, dtype="uint8"), "stored as uint8"),
+    "uint16": (constant(7, dtype="uint16"), "stored as uint16"),
+    "float64": (constant(7, dtype="float64"), "stored as float64"),
+    "none": (None, "must be an array"),
+    "a folder": (Path(__file__).parent, "is a folder"),
+    "missing": ("missing.tif", "doesn't exist"),
+}
+
+
+@pytest.mark.parametrize("case", EDGES)
+def test_edge_case(case: str) -> None:
+    image, expected = EDGES[case]
+    model = predictor(dtype="float32")
+    if isinstance(expected, str):
+        with pytest.raises(SwathError, match=expected) as caught:
+            model.predict(image, tile=128, overlap=16, blend=16, probabilities=True)
+        assert "\n" not in str(caught.value)
+        return
+    result = model.predict(image, tile=128, overlap=16, blend=16, probabilities=True)
+    invalid = result.mask == result.nodata
+    assert invalid.sum() == expected
+    assert np.isfinite(result.probabilities[:, ~invalid]).all()
+    assert result.mask[~invalid].max() < 3
+
+
+@pytest.mark.parametrize(
+    ("classes", "dtype"), [(1, "uint8"), (255, "uint8"), (256, "uint16"), (65_535, "uint16")]
+)
+def test_any_number_of_classes(tmp_path: Path, classes: int, dtype: str) -> None:
+    out = tmp_path / "m.tif"
+    result = many(classes).predict(np.ones((6, 7, 3), np.uint8), out=out)
+    assert result.mask.dtype == dtype
+    assert (result.mask == classes - 1).all()
+    assert read_image(out).valid.all()
+    assert len(result.classes) == classes
+
+
+def test_too_many_classes_are_refused() -> None:
+    with pytest.raises(ConfigError, match="65536 classes"):
+        many(65_536).predict(np.ones((6, 7, 3), np.uint8))
+
+
+def test_all_nodata_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    image = write(tmp_path / "a.tif", np.zeros((3, 300, 300), np.uint8), nodata=0)
+    with pytest.raises(RasterError, match=r"a\.tif holds no valid pixel"):
+        predictor().predict(image, tile=128, overlap=16, blend=16, out=tmp_path / "out" / "m.tif")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_invalid_pixels_of_an_image_in_memory_stay_invalid() -> None:
+    valid = np.ones((20, 30), dtype=bool)
+    valid[3, 4] = False
+    image = GeoImage(noise(3, 20, 30), valid, RasterInfo(None, 30, 20, 4, alpha=4))
+    mask = predictor().predict(image).mask
+    assert (mask == 255).sum() == 1
+    assert mask[3, 4] == 255
+
+
+def test_a_checkpoint_gives_a_predictor(tmp_path: Path) -> None:
+    from swath.core.checkpoint.store import save_model
+    from swath.core.models.unet import UNet
+    from swath.core.spec import Spec
+
+    spec = Spec(UNet, in_channels=3, num_classes=2, width=4, depth=1)
+    task = Spec(SegmentationTask, classes=["no", "yes"])
+    model = spec.build().eval()
+    save_model(tmp_path / "m.safetensors", model, spec, task, card={"name": "tiny"})
+    loaded = load_model(tmp_path / "m.safetensors", device="cpu")
+    assert loaded.classes == ("no", "yes")
+    assert loaded.card["name"] == "tiny"
+    image = noise(3, 50, 60).transpose(1, 2, 0)
+    expected = Predictor(model, task.build()).predict(image)
+    np.testing.assert_array_equal(loaded.predict(image).mask, expected.mask)
+
+
+def test_unknown_models_and_missing_checkpoints_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SwathError, match="swath-smal"):
+        load_model("swath-smal")
+    with pytest.raises(SwathError, match=r"missing\.safetensors"):
+        load_model(tmp_path / "missing.safetensors")
