@@ -1,4 +1,4 @@
-"""The command's root: verbs, error style and exit codes (0 fine, 2 the user can fix it, 1 our bug)."""
+"""The command's root: verbs, error style, exit codes (0 fine, 2 the user can fix it, 1 our bug)."""
 
 import sys
 from typing import Annotated
@@ -16,9 +16,21 @@ app = typer.Typer(
 )
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"swath-core {version('swath-core')}")
+        raise typer.Exit
+
+
 @app.callback()
 def root(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", is_eager=True, callback=_version),
+    ] = False,
 ) -> None:
     """Remote-sensing vision models on real imagery: train, test, predict, export.
 

@@ -75,6 +75,7 @@ class RunFolder:
         self.best = self.path / "best.safetensors"
         self.last = self.path / "last.safetensors"
         self.validation = self.path / "validation.json"
+        self.report = self.path / "report.html"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
 
@@ -85,7 +86,8 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove what a run has written, and nothing else."""
-        for file in (self.config, self.log, self.best, self.last, self.validation):
+        files = self.config, self.log, self.best, self.last, self.validation, self.report
+        for file in files:
             file.unlink(missing_ok=True)
         for file in self.checkpoints.glob("step_*.safetensors"):
             file.unlink()

@@ -1,5 +1,6 @@
 """Judging a model on a data set."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -75,6 +76,17 @@ def evaluate(
     finally:
         model.train(was_training)
     return metrics.compute()
+
+
+def as_data(figures: Any) -> Any:
+    """Figures as JSON data: arrays and tensors as lists, NaN as null."""
+    if isinstance(figures, Mapping):
+        return {str(k): as_data(v) for k, v in figures.items()}
+    if isinstance(figures, list | tuple):
+        return [as_data(v) for v in figures]
+    if hasattr(figures, "tolist"):
+        return as_data(figures.tolist())
+    return None if isinstance(figures, float) and math.isnan(figures) else figures
 
 
 def pick_device(device: torch.device | str | None) -> torch.device:

@@ -15,6 +15,7 @@ from swath.core.engine.checkpointing import (
     save_best,
     save_checkpoint,
 )
+from swath.core.engine.evaluation import as_data
 from swath.core.errors import MissingDependencyError, TrainingError
 from swath.core.files import atomic_path
 from swath.core.progress import Bar
@@ -178,8 +179,7 @@ class LogHook(Hook):  # type: ignore[misc]
 
     def _write(self, line: Mapping[str, Any]) -> None:
         if self.file is not None:
-            rounded = {k: _rounded(v) for k, v in line.items()}
-            self.file.write(json.dumps(rounded) + "\n")
+            self.file.write(json.dumps(as_data(_rounded(line))) + "\n")
             self.file.flush()
 
 
@@ -200,8 +200,8 @@ class SaveHook(Hook):  # type: ignore[misc]
             self.state.best, self.state.best_step = float(score), self.state.step
             save_best(self.folder, self.config, self.state)
             with atomic_path(self.folder.validation) as temporary:
-                content = {"step": self.state.step, **metrics}
-                temporary.write_text(json.dumps(content, indent=1, default=_plain) + "\n")
+                content = as_data({"step": self.state.step, **metrics})
+                temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
     def after_step(self, runner: Any) -> None:
         """Save a checkpoint when one is due."""
@@ -226,9 +226,4 @@ def _tensorboard(folder: RunFolder) -> Any:
 def _rounded(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.7g}")
-    return {k: _rounded(v) for k, v in value.items()} if isinstance(value, dict) else value
-
-
-def _plain(value: Any) -> Any:
-    """Arrays and tensors as lists, for JSON."""
-    return value.tolist() if hasattr(value, "tolist") else str(value)
+    return {k: _rounded(v) for k, v in value.items()} if isinstance(value, Mapping) else value

@@ -288,6 +288,11 @@ class QuietRunner(Runner):  # type: ignore[misc]
             if hasattr(hook, fn_name):
                 getattr(hook, fn_name)(self, **kwargs)
 
+    def release(self) -> None:
+        """Let go of loops and data, so that loader processes end now and not at some later time."""
+        for name in ("_train_loop", "_val_loop", "_train_dataloader"):
+            setattr(self, name, None)
+
     def build_train_loop(self, loop: Any) -> BaseLoop:
         """Our loop, from its arguments."""
         if isinstance(loop, BaseLoop):

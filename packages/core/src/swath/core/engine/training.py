@@ -178,8 +178,11 @@ def train(
             },
             judge if validation is not None else None,
         )
-        with contextlib.closing(log), _stop_between_steps(runner, bar):
-            runner.train()
+        try:
+            with contextlib.closing(log), _stop_between_steps(runner, bar):
+                runner.train()
+        finally:
+            runner.release()
     return RunSummary(
         run_dir=folder.path,
         step=state.step,

@@ -1,0 +1,130 @@
+"""``swath train``."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from swath.core.cli.app import app
+
+if TYPE_CHECKING:
+    from swath.core.config import TrainConfig
+    from swath.core.engine import RunSummary
+
+
+@app.command("train")
+def train(
+    config: Annotated[
+        str, typer.Argument(help="Name (see `swath configs`), .py file, or a run's config.json.")
+    ],
+    run_dir: Annotated[
+        Path | None, typer.Option("--run-dir", help="Where to write. Default: runs/NAME.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Override, as key.path=value. Repeatable.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --run-dir exactly.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run in --run-dir.")
+    ] = False,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: the first GPU.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Short for --set seed=N.", min=0)] = None,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="A few steps of everything, to see that it works.")
+    ] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also write TensorBoard event files.")
+    ] = False,
+) -> None:
+    """Train a model as a config says.
+
+    Ctrl-C saves and stops; `--resume` goes on exactly there. The run's folder gets the best and the
+    last weights, a log (JSON lines), the resolved config and a report.
+
+    Examples: `swath train scenes_tiny`, `swath train my_run.py --set optimizer.lr=1e-4 --run-dir
+    runs/a`, `swath train runs/a/config.json --run-dir runs/a --resume`
+    """
+    from swath.core.config import load_config
+
+    assignments = [*(overrides or ()), *([f"seed={seed}"] if seed is not None else ())]
+    loaded = load_config(config, assignments)
+    folder = run_dir or default_run_dir(config, smoke)
+    from swath.core import engine
+
+    summary = engine.train(
+        engine.smoke(loaded) if smoke else loaded,
+        folder,
+        resume=resume,
+        overwrite=overwrite or (smoke and run_dir is None),
+        device=device,
+        tensorboard=tensorboard,
+    )
+    console = Console(soft_wrap=True, highlight=False)
+    if summary.interrupted:
+        console.print(
+            f"stopped at step {summary.step} of {summary.iterations}, everything is saved; "
+            f"continue with: swath train {config} --run-dir {folder} --resume",
+            markup=False,
+        )
+        return
+    _finish(summary, loaded, config, console)
+
+
+def default_run_dir(config: str, smoke: bool) -> Path:
+    """``runs/NAME``; the folder itself where a run's saved config is given."""
+    path = Path(config)
+    if path.name == "config.json" or (path / "config.json").is_file():
+        folder = path.parent if path.name == "config.json" else path
+        return folder.with_name(f"{folder.name}-smoke") if smoke else folder
+    return Path("runs") / (path.stem + ("-smoke" if smoke else ""))
+
+
+def _finish(summary: "RunSummary", config: "TrainConfig", name: str, console: Console) -> None:
+    best = summary.best_checkpoint
+    if summary.best is None:
+        figures = "not validated"
+    else:
+        figures = f"best {summary.score} {summary.best:.4f} at step {summary.best_step}"
+    console.print(f"{summary.step} steps, {figures}, {summary.seconds:.0f} s", markup=False)
+    console.print(f"checkpoint  {best}", markup=False)
+    report = _report(summary, config)
+    if report is not None:
+        console.print(f"report      {report}", markup=False)
+    console.print(
+        f"next        swath test {name} {best}\n            swath predict {best} IMAGE -o mask.tif",
+        markup=False,
+    )
+
+
+def write_report(run_dir: Path, *judged: Any, **options: Any) -> Path | None:
+    """Write a run's report; if that fails, say why and go on: the run isn't lost for want of it."""
+    from swath.core.errors import SwathError
+    from swath.core.viz.report import training_report
+
+    try:
+        return training_report(run_dir, *judged, **options)
+    except SwathError as error:
+        Console(stderr=True, soft_wrap=True).print(f"no report: {error}", markup=False)
+        return None
+
+
+def _report(summary: "RunSummary", config: "TrainConfig") -> Path | None:
+    from swath.core.checkpoint.store import load_pair
+    from swath.core.errors import SwathError
+
+    validation = summary.run_dir / "validation.json"
+    if config.val is None or not validation.exists():
+        return None
+    try:
+        model, task, _ = load_pair(summary.best_checkpoint)
+        metrics = json.loads(validation.read_text(encoding="utf-8"))
+        metrics.pop("step", None)
+    except SwathError as error:  # a model class of the user's own can't be loaded by its file alone
+        Console(stderr=True, soft_wrap=True).print(f"no report: {error}", markup=False)
+        return None
+    return write_report(summary.run_dir, metrics, model, task, config.val.build())
