@@ -116,7 +116,7 @@ class SegmentationResult:
             from swath.core.geo.vectorise import vectorise
 
             source = self.mask if self.path is None else self.path
-            vectorise(source, path, info=self._mask_info(), classes=self.classes, skip=())
+            vectorise(source, path, info=self._mask_info(), classes=self.classes)
         else:
             raise ConfigError(
                 f"{path}: a class map can't be saved as '{suffix}'; use .tif, .png, .gpkg or "
@@ -191,7 +191,7 @@ class SegmentationResult:
         from swath.core.geo.vectorise import to_geodataframe
 
         source = self.mask if self.path is None else self.path
-        return to_geodataframe(source, info=self._mask_info(), classes=self.classes, skip=())
+        return to_geodataframe(source, info=self._mask_info(), classes=self.classes)
 
     def to_xarray(self) -> "DataArray":
         """The map as an ``xarray.DataArray`` with coordinates and CRS.
