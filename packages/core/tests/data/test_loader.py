@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from swath.core.data.loader import Augmented, EpochSampler, make_loader, seeded
-from swath.core.data.transforms import strong_augment
+from swath.core.data.transforms import Dihedral, strong_augment
 from swath.core.errors import DataError
 from swath.core.sample import Sample
+from swath.core.structures import RotatedBoxes
 from torchvision import tv_tensors
 
 
@@ -128,6 +129,28 @@ def test_workers_change_nothing() -> None:
         assert a["ids"] == b["ids"]
         assert torch.equal(a["image"], b["image"])
         assert b["threads"] == 1
+
+
+class Boxed(Numbered):
+    def __getitem__(self, index: int) -> Sample:
+        sample = super().__getitem__(index)
+        boxes = RotatedBoxes([[16.0, 16.0, 9.0, 5.0, 0.3]], canvas_size=(32, 32))
+        sample.targets |= {"boxes": boxes, "labels": torch.tensor([index])}
+        return sample
+
+
+class Keep:
+    def collate(self, samples: Sequence[Sample]) -> list[Sample]:
+        return list(samples)
+
+
+def test_boxes_come_back_from_workers_as_boxes() -> None:
+    settings: Any = {"batch_size": 2, "transform": Dihedral(), "num_workers": 2}
+    for sample, _ in make_loader(Boxed(), Keep(), **settings):  # type: ignore[arg-type]
+        boxes = sample.targets["boxes"]
+        assert isinstance(boxes, RotatedBoxes)
+        assert boxes.canvas_size == (32, 32)
+        assert isinstance(sample.targets["mask"], tv_tensors.Mask)
 
 
 def test_starting_late_gives_the_same_batches_and_reads_nothing_before() -> None:
