@@ -21,7 +21,7 @@ LINE = "#0b6fb7"
 
 _CELL = (11 / 255, 111 / 255, 184 / 255)
 
-_CELL_FIGURES_UP_TO = 12
+_CELL_FIGURES_UP_TO = 14
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -152,7 +152,7 @@ def _smooth(values: Sequence[float]) -> npt.NDArray[np.float64]:
 def confusion(matrix: npt.ArrayLike, classes: Sequence[str]) -> Figure:
     """A confusion matrix as the share of each true class (rows add up to 100 %).
 
-    Up to twelve classes show their percentages; with more the colour speaks alone, and the rows'
+    Up to fourteen classes show their percentages; with more the colour speaks alone, and the rows'
     recall is printed beside them.
 
     Args:

@@ -103,6 +103,7 @@ def scene_section(
     *,
     title: str = "The scene",
     bands: Sequence[int] | None = None,
+    note: str = "",
 ) -> Section:
     """The report's card on a segmented scene.
 
@@ -116,6 +117,7 @@ def scene_section(
         palette: RGB per class.
         title: Heading of the card.
         bands: Red, green and blue of the picture, counted from 0, for more than three bands.
+        note: A sentence below the picture.
     """
     shown, valid = read_small(image)
     drawn, known = read_small(mask)
@@ -127,7 +129,7 @@ def scene_section(
         np.where(known, drawn[0].astype(np.int64), -1),
         palette,
         caption=f"{Path(image).name} and {Path(mask).name}, "
-        f"{number(info.width)} × {number(info.height)} px",
+        f"{number(info.width)} × {number(info.height)} px. {note}".strip(),
     )
     body += legend_list(classes, palette)
     body += "<h3>Area of the classes</h3>" + _area_table(areas, classes, palette)
