@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 from swath.core.errors import ConfigError, RasterError
 from swath.core.geo.raster import GeoImage, RasterInfo, open_raster, plausible
+from swath.core.inference.results import check_format
 from swath.core.inference.tiler import Plan, Scene, Tile, TilePrediction, ahead, plan_tiles
 from swath.core.progress import Bar
 from swath.core.sample import Sample
@@ -111,7 +112,10 @@ class Predictor:
         """
         task = self._adapted_task(scale, classes)
         target = Path(out) if out is not None else None
-        streamed = target if target is not None and target.suffix in RASTER_SUFFIXES else None
+        streamed = None
+        if target is not None:
+            check_format(target, task.kind)
+            streamed = target if target.suffix.lower() in RASTER_SUFFIXES else None
         if device is not None:
             self.to(device)
         with ExitStack() as stack:

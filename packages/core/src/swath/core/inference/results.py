@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from xarray import DataArray
 
+FORMATS: dict[str, tuple[str, ...]] = {
+    "segmentation": (".tif", ".tiff", ".png", ".gpkg", ".geojson"),
+}
+"""Suffixes a result can be saved under, by the kind of task."""
+
 IN_MEMORY_BYTES = 512 << 20
 """Above this an unsaved map lives in a temporary file that the system pages in and out."""
 
@@ -107,21 +112,17 @@ class SegmentationResult:
             ConfigError: If the suffix is none of these.
         """
         path = Path(path)
+        check_format(path, "segmentation")
         suffix = path.suffix.lower()
         if suffix in (".tif", ".tiff"):
             self._save_tiff(path)
         elif suffix == ".png":
             self._save_png(path)
-        elif suffix in (".gpkg", ".geojson"):
+        else:
             from swath.core.geo.vectorise import vectorise
 
             source = self.mask if self.path is None else self.path
             vectorise(source, path, info=self._mask_info(), classes=self.classes)
-        else:
-            raise ConfigError(
-                f"{path}: a class map can't be saved as '{suffix}'; use .tif, .png, .gpkg or "
-                ".geojson"
-            )
         return path
 
     def _mask_info(self) -> RasterInfo:
@@ -230,6 +231,20 @@ class SegmentationResult:
             f'<div style="display:flex;gap:1em"><img alt="class map" src="data:image/png;base64,'
             f'{data}"><div><b>SegmentationResult</b> {self.info.width} × {self.info.height}, '
             f"{html.escape(crs)}<table>{rows}</table></div></div>"
+        )
+
+
+def check_format(path: Path, kind: str) -> None:
+    """Refuse a suffix under which results of this kind of task can't be saved.
+
+    Raises:
+        ConfigError: With the suffixes that can.
+    """
+    known = FORMATS.get(kind)
+    if known is not None and path.suffix.lower() not in known:
+        raise ConfigError(
+            f"{path}: a {kind} result can't be saved as '{path.suffix}'; use one of "
+            f"{', '.join(known)}"
         )
 
 

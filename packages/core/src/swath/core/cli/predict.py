@@ -1,0 +1,204 @@
+"""``swath predict``: a model over rasters of any size."""
+
+import json
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from swath.core.cli.app import app
+from swath.core.errors import ConfigError, SwathError
+
+if TYPE_CHECKING:
+    from swath.core.inference.predictor import Predictor
+    from swath.core.inference.results import SegmentationResult
+
+DEFAULT_MODEL = "swath-small"
+
+
+@app.command("predict")
+def predict(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help=f"A model of `swath models`, such as **{DEFAULT_MODEL}** (comes along), or a "
+            "checkpoint file."
+        ),
+    ],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Rasters.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Result: .tif, .png, .gpkg or .geojson; a folder for several images. "
+            "Default: IMAGE_mask.tif beside the image.",
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights for a model that comes without.")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Vocabulary, comma-separated, for models that take one.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="What to do, for models that do several things.")
+    ] = None,
+    bands: Annotated[
+        str | None,
+        typer.Option(help="Bands in the model's order, numbered from 1: `--bands 3,2,1`."),
+    ] = None,
+    scale: Annotated[
+        str | None,
+        typer.Option(help="How the numbers map to the model's range: `--scale 0:10000`."),
+    ] = None,
+    tile: Annotated[int, typer.Option(min=1, help="Largest tile side in pixels.")] = 1024,
+    overlap: Annotated[int, typer.Option(min=0, help="Context shared by neighbours.")] = 64,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Tiles at once; default 1 on a CPU, 4 on a GPU.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`, ...")] = None,
+    vector: Annotated[
+        Path | None, typer.Option(help="Also write polygons: .gpkg or .geojson (one image only).")
+    ] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Also write a band of probability per class.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace results that exist.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object instead of tables.")
+    ] = False,
+) -> None:
+    """Run a model over rasters of any size; the result lies exactly on the image.
+
+    Reads by windows, runs tile by tile with blended seams and keeps CRS and transform.
+
+    **Examples**
+
+    `swath predict swath-small scene.tif --out mask.tif --vector mask.gpkg`
+
+    `swath predict run/best.safetensors a.tif b.tif --out masks/`
+
+    `swath predict run/best.safetensors s2.tif --bands 3,2,1 --scale 0:3000`
+    """
+    targets = _targets(images, out)
+    if vector is not None and len(images) > 1:
+        raise ConfigError("--vector takes one image; run swath vectorise on the masks instead")
+    for path in [*targets, *([vector] if vector else [])]:
+        if path.exists() and not overwrite:
+            raise ConfigError(f"{path} exists; choose another name or say --overwrite")
+    if vector is not None and vector.suffix.lower() not in (".gpkg", ".geojson"):
+        raise ConfigError(f"{vector}: polygons are written as .gpkg or .geojson; change the suffix")
+    numbers = _numbers(bands)
+
+    from swath.core.inference.predictor import load_model
+
+    predictor = load_model(model, weights=weights, device=device)
+    if task is not None and task != predictor.task.kind:
+        raise ConfigError(f"{model} does {predictor.task.kind}, not '{task}'; leave --task out")
+    options: dict[str, Any] = {
+        "tile": tile,
+        "overlap": overlap,
+        "batch_size": batch_size,
+        "bands": numbers,
+        "scale": scale,
+        "probabilities": probabilities,
+        "classes": classes.split(",") if classes else None,
+        "progress": not as_json,
+    }
+    reports, failures = [], []
+    for image, target in zip(images, targets, strict=True):
+        try:
+            reports.append(_one(predictor, image, target, vector, options))
+        except SwathError as error:
+            if len(images) == 1:
+                raise
+            failures.append(str(error))
+            continue
+        if not as_json:
+            _show(reports[-1])
+    if as_json:
+        print(json.dumps({"results": reports, "failures": failures}, indent=2))
+    if failures:
+        for line in failures if not as_json else ():
+            Console(stderr=True, soft_wrap=True).print(
+                f"[bold red]error[/]: {line}", highlight=False
+            )
+        sys.exit(2)
+
+
+def _targets(images: list[Path], out: Path | None) -> list[Path]:
+    """Where each result goes."""
+    if out is None:
+        return [image.with_name(f"{image.stem}_mask.tif") for image in images]
+    if len(images) == 1 and not out.is_dir():
+        return [out]
+    if out.suffix and not out.is_dir():
+        raise ConfigError(f"{out} must be a folder: there are {len(images)} images")
+    targets = [out / f"{image.stem}_mask.tif" for image in images]
+    if len(set(targets)) < len(targets):
+        raise ConfigError("two images have the same name; give them different folders with --out")
+    return targets
+
+
+def _numbers(bands: str | None) -> list[int] | None:
+    if bands is None:
+        return None
+    try:
+        return [int(b) for b in bands.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"--bands {bands} isn't a list of band numbers, e.g. 3,2,1") from error
+
+
+def _one(
+    predictor: "Predictor",
+    image: Path,
+    target: Path,
+    vector: Path | None,
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    start = time.monotonic()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        result: SegmentationResult = predictor.predict(image, out=target, **options)
+    seconds = time.monotonic() - start
+    written = [target, *([result.probabilities_path] if result.probabilities_path else [])]
+    if vector is not None:
+        written.append(result.save(vector))
+    pixels = result.info.width * result.info.height
+    return {
+        "image": str(image),
+        "written": [str(path) for path in written],
+        "width": result.info.width,
+        "height": result.info.height,
+        "crs": result.info.crs.to_string() if result.info.crs else None,
+        "seconds": round(seconds, 3),
+        "mpix_per_s": round(pixels / 1e6 / seconds, 3),
+        "valid_share": round(int(result.counts.sum()) / pixels, 6),
+        "shares": {name: round(share, 6) for name, share in result.shares().items()},
+        "notes": [str(w.message) for w in caught if w.category is UserWarning],
+    }
+
+
+def _show(report: dict[str, Any]) -> None:
+    console = Console(soft_wrap=True, highlight=False)
+    for note in report["notes"]:
+        Console(stderr=True, soft_wrap=True).print(f"[yellow]note[/]: {note}", highlight=False)
+    for path in report["written"]:
+        console.print(f"[green]written[/] {path}")
+    crs = report["crs"] or "no CRS"
+    console.print(
+        f"{report['width']} x {report['height']} px, {crs}, {report['valid_share']:.1%} valid, "
+        f"{report['seconds']:.1f} s, {report['mpix_per_s']:.2f} MPix/s"
+    )
+    table = Table("class", "share", box=None)
+    for name, share in sorted(report["shares"].items(), key=lambda item: -item[1]):
+        if share:
+            table.add_row(name, f"{share:.2%}")
+    console.print(table)

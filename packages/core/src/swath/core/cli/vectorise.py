@@ -1,0 +1,59 @@
+"""``swath vectorise``: class maps to polygons."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from swath.core.cli.app import app
+from swath.core.errors import ConfigError
+
+
+@app.command("vectorise")
+def vectorise(
+    mask: Annotated[Path, typer.Argument(help="A class map, as `swath predict` writes it.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help=".gpkg (the mask's CRS) or .geojson (EPSG:4326).")
+    ],
+    classes: Annotated[
+        str | None,
+        typer.Option(help="Names of the values 0,1,..., comma-separated, if the file has none."),
+    ] = None,
+    skip: Annotated[
+        str | None,
+        typer.Option(help="Classes to leave out, comma-separated; default: background."),
+    ] = None,
+    min_area_px: Annotated[
+        float, typer.Option(min=0, help="Leave out regions with fewer pixels.")
+    ] = 0,
+    simplify_px: Annotated[
+        float, typer.Option(min=0, help="Tolerance of simplified outlines in pixels.")
+    ] = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace OUT if it exists.")
+    ] = False,
+) -> None:
+    """Turn a class map into polygons with class and area, in bounded memory.
+
+    **Example**: `swath vectorise mask.tif -o buildings.gpkg --min-area-px 20`
+    """
+    if out.exists() and not overwrite:
+        raise ConfigError(f"{out} exists; choose another name or say --overwrite")
+    from swath.core.geo.vectorise import vectorise as run
+
+    count = run(
+        mask,
+        out,
+        classes=classes.split(",") if classes else None,
+        skip=[int(s) if s.isdecimal() else s for s in skip.split(",") if s]
+        if skip is not None
+        else None,
+        min_area_px=min_area_px,
+        simplify_px=simplify_px,
+        progress=True,
+    )
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"[green]written[/] {out}: {count} polygons")
+
+
+app.command("vectorize", hidden=True)(vectorise)
