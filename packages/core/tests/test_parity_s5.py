@@ -1,8 +1,8 @@
 """Agreement with tensors recorded from the official S5 implementation.
 
-Every fixture of a kind that core claims (``parity_claims.json``) is checked, wherever it comes from:
-the shared folder, or the small copies in ``data/parity``. The JSON beside the tensors gives the kind,
-the configuration and the tolerances; a tensor that no check reads is a failure.
+Every fixture of a kind that core claims (``parity_claims.json``) is checked, wherever it comes
+from: the shared folder, or the small copies in ``data/parity``. The JSON beside the tensors gives
+the kind, the configuration and the tolerances; a tensor that no check reads is a failure.
 """
 
 import json
@@ -76,10 +76,8 @@ class Fixture:
 
 
 def found() -> dict[str, Path]:
-    paths = [
-        *sorted((HERE / "data/parity").glob("*.json")),
-        *sorted((SHARED / "s5").glob("*.json")),
-    ]
+    folders = (HERE / "data/parity", SHARED / "s5")  # the shared one wins
+    paths = [path for folder in folders for path in sorted(folder.glob("*.json"))]
     return {path.stem: path for path in paths if json.loads(path.read_text())["kind"] in CLAIMED}
 
 

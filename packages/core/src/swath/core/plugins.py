@@ -2,8 +2,9 @@
 
 An entry point names a module (or an object in one) that holds frozen data as attributes: ``models``
 (model cards), ``datasets`` and ``cli`` as ``"module:Name"`` strings, ``configs`` as names of
-packages, for example ``configs = ("swath.ovseg.configs",)``. Importing it must import nothing heavy.
-A plugin that fails is remembered with its error and skipped: it never takes the command down.
+packages, for example ``configs = ("swath.ovseg.configs",)``. Importing it must import nothing
+heavy. A plugin that fails is remembered with its error and skipped: it never takes the command
+down.
 """
 
 import importlib

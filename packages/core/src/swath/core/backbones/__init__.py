@@ -33,14 +33,19 @@ def build_backbone(
         ConfigError: If nobody knows the name, or ``pretrained`` is asked of our own backbones.
         CheckpointError: If ``weights`` doesn't fit.
     """
+    import timm
     from swath.core.backbones.rvsa import rvsa
     from swath.core.backbones.timm import TimmPyramid
     from swath.core.backbones.vit import vit
     from swath.core.checkpoint.official import load_strict, strip_prefixes
     from swath.core.checkpoint.safe import load_file
-    from swath.core.errors import ConfigError
+    from swath.core.errors import ConfigError, suggest
 
     if name not in OWN:
+        if not timm.is_model(name):
+            raise ConfigError(
+                f"unknown backbone '{name}'{suggest(name, [*OWN, *timm.list_models()])[:300]}"
+            )
         return TimmPyramid(
             name,
             in_channels=in_channels,

@@ -12,7 +12,6 @@ import json
 import pickle
 import re
 import struct
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -109,11 +108,11 @@ def load_any(path: str | Path) -> Any:
     try:
         if kind == "safetensors":
             return load_safetensors(path)
-        if kind == "pickle":
-            with path.open("rb") as file:
+        # the open file, not its name: by the name alone, torch may choose another reader
+        with path.open("rb") as file, torch.serialization.safe_globals(_ALLOWED):
+            if kind == "pickle":
                 return _PlainUnpickler(file, path).load()
-        with torch.serialization.safe_globals(_ALLOWED):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except SafetensorError as error:
@@ -265,9 +264,3 @@ def _looks_like_pickle(head: bytes) -> bool:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0][:200]
-
-
-def is_torchscript(path: str | Path) -> bool:
-    """Whether a zip file is a TorchScript archive, which holds code beside its weights."""
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("constants.pkl") for name in archive.namelist())

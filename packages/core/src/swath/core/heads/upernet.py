@@ -124,6 +124,7 @@ def resize_to(x: Tensor, like: Tensor) -> Tensor:
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Group norm with 32 groups, or fewer if the channels don't divide."""
-    groups = next(g for g in (32, 16, 8, 4, 2, 1) if channels % g == 0)
+    """Group norm with up to 32 equal groups of at least four channels (or one group)."""
+    fitting = (g for g in (32, 16, 8, 4, 2) if channels % g == 0 and channels >= 4 * g)
+    groups = next(fitting, 1)
     return nn.GroupNorm(groups, channels)
