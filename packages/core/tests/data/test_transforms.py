@@ -229,6 +229,17 @@ def test_jitter_matches_the_formula(dtype: torch.dtype) -> None:
     np.testing.assert_allclose(out, x, atol=unit, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", [*PHOTOMETRIC, "dihedral", "scaled crop", "rotate"])
+def test_the_memory_layout_of_the_image_does_not_matter(name: str) -> None:
+    transform = (PHOTOMETRIC | GEOMETRIC)[name]()
+    image = make_image(3, 24, 24)
+    by_pixel = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    with seeded(2):
+        wanted = transform(tv_tensors.Image(image))
+    with seeded(2):
+        assert torch.equal(transform(tv_tensors.Image(by_pixel)), wanted)
+
+
 def test_pixels_without_data_do_not_spread_through_the_jitter() -> None:
     image = make_image(2, 16, 16, torch.float32)
     image[0, 3, 4] = math.nan

@@ -284,7 +284,7 @@ class ColorJitter(v2.Transform):  # type: ignore[misc]
     def _through_tables(self, image: Array, params: dict[str, Any]) -> Array:
         """All 256 values of each band once, then a table look-up."""
         levels = np.arange(256, dtype=np.float32)
-        out = np.empty_like(image)
+        out = np.empty(image.shape, image.dtype)
         for band, values in enumerate(image):
             table = self._curve(levels, image.dtype, _mean(values), band, params)
             cv2.LUT(values, _cast(table, image.dtype), dst=out[band])
