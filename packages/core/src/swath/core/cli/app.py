@@ -40,9 +40,9 @@ def root(
 
 def main() -> None:
     """Run the command; every `SwathError` becomes one line and exit code 2."""
-    debug = "--debug" in sys.argv
+    debug = "--debug" in sys.argv  # before or after the verb
     try:
-        app()
+        app([argument for argument in sys.argv[1:] if argument != "--debug"], prog_name="swath")
     except SwathError as error:
         if debug:
             raise

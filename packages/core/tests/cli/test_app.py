@@ -1,0 +1,77 @@
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import typer
+from swath.core.cli import app as root
+from swath.core.cli import main
+from swath.core.errors import DataError
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+    """Replaces the command by one that fails."""
+
+    def replace(error: BaseException) -> None:
+        app = typer.Typer(pretty_exceptions_enable=False)
+
+        @app.command()
+        def fail(debug: bool = False) -> None:
+            raise error
+
+        monkeypatch.setattr(root, "app", app)
+
+    return replace
+
+
+def test_help_lists_the_verbs_and_teaches(swath: Run) -> None:
+    code, out, _ = swath("--help")
+    assert code == 0
+    for verb in ("demo", "train", "test", "configs", "models", "doctor", "--install-completion"):
+        assert verb in out
+
+
+def test_the_version_is_shown(swath: Run) -> None:
+    assert swath("--version")[:2] == (0, "swath-core 0.1.0\n")
+
+
+def test_a_mistake_of_the_users_is_one_line_and_code_2(
+    swath: Run, failing: Callable[..., None]
+) -> None:
+    failing(DataError("a[1].tif: damaged;\n  fetch it again"))
+    assert swath() == (2, "", "error: a[1].tif: damaged; fetch it again\n")
+
+
+def test_a_bug_is_code_1_and_says_how_to_report_it(
+    swath: Run, failing: Callable[..., None]
+) -> None:
+    failing(KeyError("x"))
+    code, _, err = swath()
+    assert code == 1
+    assert err.startswith("bug: KeyError: 'x' (run again with --debug")
+    assert err.count("\n") == 1
+
+
+def test_an_interrupt_is_code_130(swath: Run, failing: Callable[..., None]) -> None:
+    failing(KeyboardInterrupt())
+    assert swath()[0] == 130
+
+
+def test_debug_shows_the_traceback(
+    failing: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    failing(DataError("broken"))
+    monkeypatch.setattr(sys, "argv", ["swath", "--debug"])
+    with pytest.raises(DataError, match="broken"):
+        main()
+
+
+@pytest.mark.parametrize("module", ["swath.core", "swath.core.cli", "swath.core.engine"])
+def test_importing_is_cheap(module: str) -> None:
+    code = f"import {module}, sys; print([m for m in ('torch', 'mmengine') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,68 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Swath = Callable[..., tuple[int, str, str]]
+
+CONFIG = '''"""Scenes, in no time."""
+from swath.core.data.scenes import CLASSES, SceneDataset
+from swath.core.engine.pieces import adamw_cosine
+from swath.core.models.unet import UNet
+from swath.core.segmentation import SegmentationTask
+from swath.core.spec import Spec
+
+model = Spec(UNet, in_channels=3, num_classes=len(CLASSES), width=4, depth=2)
+task = Spec(SegmentationTask, classes=list(CLASSES))
+train = Spec(SceneDataset, size=64, count=8, seed=1)
+val = Spec(SceneDataset, size=64, count=2, seed=2)
+optimizer = adamw_cosine(lr=1e-3)
+iterations = 4
+batch_size = 2
+num_workers = 0
+val_every = 2
+checkpoint_every = 2
+'''
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "tiny.py"
+    path.write_text(CONFIG)
+    return path
+
+
+def test_train_then_test_as_the_command_says(config: Path, swath: Swath) -> None:
+    code, out, err = swath("train", "tiny.py", "--set", "optimizer.lr=2e-3", "--seed", 5)
+    assert code == 0, err
+    assert "4 steps, best mIoU" in out
+    run = Path("runs/tiny")
+    assert f"swath test tiny.py {run}/best.safetensors" in out
+    assert (run / "report.html").stat().st_size < 5_000_000
+    saved = json.loads((run / "config.json").read_text())
+    assert (saved["seed"], saved["optimizer"]["lr"]) == (5, 2e-3)
+
+    code, out, err = swath("test", "tiny.py", run, "--json")
+    assert code == 0, err
+    best = json.loads((run / "validation.json").read_text())
+    assert json.loads(out)["mIoU"] == best["mIoU"]
+    written = json.loads((run / "evaluation/val/metrics.json").read_text())
+    assert written["confusion"] == best["confusion"]
+    assert (run / "evaluation/val/report.html").exists()
+
+
+def test_a_run_goes_on_from_its_saved_config(config: Path, swath: Swath) -> None:
+    assert swath("train", "tiny.py")[0] == 0
+    assert swath("train", "tiny.py")[0] == 2
+    code, _, err = swath("train", "runs/tiny/config.json", "--resume")
+    assert code == 0, err
+    assert "resuming at step 4 of 4" in err
+
+
+def test_smoke_leaves_the_real_run_alone(config: Path, swath: Swath) -> None:
+    for _ in range(2):
+        code, _, err = swath("train", "tiny.py", "--smoke")
+        assert code == 0, err
+    assert [p.name for p in Path("runs").iterdir()] == ["tiny-smoke"]

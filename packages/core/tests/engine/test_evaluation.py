@@ -1,0 +1,68 @@
+import math
+from typing import Any
+
+import pytest
+import torch
+from swath.core.engine import evaluate
+from swath.core.engine.evaluation import as_data, pick_device
+from swath.core.errors import DataError, SwathError
+from swath.core.models.unet import UNet
+from swath.core.segmentation import SegmentationTask
+
+TASK = SegmentationTask(["ground", "square"])
+
+
+@pytest.fixture
+def model() -> UNet:
+    torch.manual_seed(0)
+    return UNet(in_channels=3, num_classes=2, width=4, depth=2)
+
+
+def test_figures_do_not_depend_on_batch_size_or_workers(model: UNet, squares: Any) -> None:
+    first = evaluate(model, TASK, squares(), batch_size=1, progress=False)
+    second = evaluate(model, TASK, squares(), batch_size=5, num_workers=1, progress=False)
+    assert as_data(first)["confusion"] == as_data(second)["confusion"]
+    assert sum(map(sum, as_data(first)["confusion"])) == 12 * 16 * 16
+
+
+def test_the_model_is_judged_in_eval_mode_and_put_back(model: UNet, squares: Any) -> None:
+    model.train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    evaluate(model, TASK, squares(), progress=False)
+    assert model.training
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_an_empty_set_and_wrong_labels_are_named(model: UNet, squares: Any) -> None:
+    with pytest.raises(DataError, match="is empty"):
+        evaluate(model, TASK, squares(count=0), progress=False)
+    for workers in (0, 1):
+        with pytest.raises(DataError, match=r"^0.tif: the mask holds class 8"):
+            evaluate(model, TASK, squares(classes=9), num_workers=workers, progress=False)
+
+
+def test_progress_is_told_after_each_batch(model: UNet, squares: Any) -> None:
+    ticks: list[tuple[int, int]] = []
+    evaluate(
+        model,
+        TASK,
+        squares(),
+        batch_size=5,
+        progress=False,
+        tick=lambda done, total: ticks.append((done, total)),
+    )
+    assert ticks == [(5, 12), (10, 12), (12, 12)]
+
+
+def test_figures_become_plain_data() -> None:
+    assert as_data({"a": math.nan, "b": torch.tensor([1, 2]), "c": (1.5,)}) == {
+        "a": None,
+        "b": [1, 2],
+        "c": [1.5],
+    }
+
+
+def test_an_absent_device_is_refused_in_one_line() -> None:
+    assert pick_device("cpu").type == "cpu"
+    with pytest.raises(SwathError, match="device 'gpu' can't be used here"):
+        pick_device("gpu")

@@ -1,0 +1,244 @@
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import swath.core
+import torch
+from safetensors.torch import load_file
+from swath.core.checkpoint.store import load_pair
+from swath.core.config import TrainConfig
+from swath.core.engine import smoke, train
+from swath.core.engine.pieces import sgd_poly
+from swath.core.errors import ConfigError, DataError, SwathError, TrainingError
+from swath.core.segmentation import SegmentationTask
+from swath.core.spec import Spec
+
+Toy = Callable[..., TrainConfig]
+
+
+def tensors(run: Path) -> dict[str, torch.Tensor]:
+    """Every tensor a run has saved: weights, moments, averages, random states."""
+    return {
+        f"{file.relative_to(run)}/{name}": value
+        for file in sorted(run.rglob("*.safetensors"))
+        for name, value in load_file(file).items()
+    }
+
+
+def log(run: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("time_s", "data_s")} for line in lines]
+
+
+def assert_same_run(first: Path, second: Path) -> None:
+    one, other = tensors(first), tensors(second)
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+    assert log(first) == log(second)
+
+
+@pytest.mark.parametrize(("workers", "stop_at"), [(0, 20), (2, 20), (0, 13)])
+def test_twenty_and_twenty_steps_are_forty_bit_for_bit(
+    toy: Toy, tmp_path: Path, workers: int, stop_at: int
+) -> None:
+    config = toy(
+        iterations=40,
+        num_workers=workers,
+        val_every=20,
+        checkpoint_every=20,
+        ema=0.9,
+        clip_norm=1.0,
+        log_every=1,
+    )
+    train(config, tmp_path / "whole", progress=False)
+    half = train(config, tmp_path / "halves", until=stop_at, progress=False)
+    assert half.interrupted
+    train(config, tmp_path / "halves", resume=True, progress=False)
+    for step in {stop_at} - {20, 40}:  # the stop saved one checkpoint more
+        for file in (tmp_path / "halves" / "checkpoints").glob(f"step_{step:08d}*"):
+            file.unlink()
+    assert_same_run(tmp_path / "whole", tmp_path / "halves")
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(
+    toy: Toy, tmp_path: Path
+) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train(toy(seed=seed), tmp_path / name, progress=False)
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    assert log(tmp_path / "a") != log(tmp_path / "c")
+
+
+def test_a_resumed_run_reads_no_consumed_sample_again(
+    toy: Toy, tmp_path: Path, squares: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = []
+    build = Spec.build
+    monkeypatch.setattr(
+        Spec,
+        "build",
+        lambda self, **k: sets.append(build(self, **k)) or sets[-1],
+    )
+    config = toy(val=None, iterations=30, augment=None)
+    train(config, tmp_path, until=24, progress=False)
+    train(config, tmp_path, resume=True, progress=False)
+    first, second = [s for s in sets if isinstance(s, squares)]
+    assert len(first.read) == 24 * 4
+    assert len(second.read) == 6 * 4
+    assert sorted(second.read) == sorted([*range(12)] * 2)  # whole epochs: 24 is two more
+
+
+def test_ctrl_c_saves_after_the_step_and_the_run_goes_on_from_there(
+    toy: Toy, tmp_path: Path, squares: Any
+) -> None:
+    whole = toy(val=None)
+    train(whole, tmp_path / "whole", progress=False)
+    config = toy(val=None, train=Spec(squares, interrupt_after=18))
+    stopped = train(config, tmp_path / "run", progress=False)
+    assert (stopped.step, stopped.interrupted) == (5, True)
+    assert stopped.last_checkpoint.exists()
+    # the second part counts its own reads, and would be interrupted at its 18th again
+    stopped = train(config, tmp_path / "run", resume=True, progress=False)
+    finished = train(config, tmp_path / "run", resume=True, progress=False)
+    assert (finished.step, finished.interrupted) == (12, False)
+    one, other = (load_file(tmp_path / name / "last.safetensors") for name in ("whole", "run"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_folder_holds_what_is_documented_and_nothing_else(toy: Toy, tmp_path: Path) -> None:
+    config = toy(keep_last=1)
+    summary = train(config, tmp_path / "run", progress=False)
+    names = sorted(str(f.relative_to(tmp_path / "run")) for f in (tmp_path / "run").rglob("*.*"))
+    assert names == [
+        "best.safetensors",
+        "checkpoints/step_00000012.safetensors",
+        "checkpoints/step_00000012.trainer.safetensors",
+        "config.json",
+        "last.safetensors",
+        "log.jsonl",
+        "validation.json",
+    ]
+    model, task, description = load_pair(summary.best_checkpoint)
+    assert task.classes == ("ground", "square")
+    assert description["training"] == {
+        "step": summary.best_step,
+        "config": config.hash,
+        "seed": 0,
+        "score": summary.best,
+    }
+    assert not model.training
+
+
+def test_the_log_has_every_figure(toy: Toy, tmp_path: Path) -> None:
+    train(toy(), tmp_path, progress=False)
+    lines = log(tmp_path)
+    assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6, 8, 10, 12]
+    assert [line["step"] for line in lines if "val" in line] == [5, 10, 12]
+    assert all({"ce", "lr", "loss"} <= line.keys() for line in lines if "loss" in line)
+    best = max(line["val"]["mIoU"] for line in lines if "val" in line)
+    assert json.loads((tmp_path / "validation.json").read_text())["mIoU"] == pytest.approx(best)
+
+
+def test_accumulated_batches_are_one_large_batch(toy: Toy, tmp_path: Path, pixelwise: Any) -> None:
+    small = {"model": Spec(pixelwise), "val": None, "augment": None}
+    train(toy(batch_size=6, **small), tmp_path / "large", progress=False)
+    train(toy(batch_size=2, accumulate=3, **small), tmp_path / "three", progress=False)
+    one, other = (load_file(tmp_path / n / "last.safetensors") for n in ("large", "three"))
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"precision": "bf16"}, {"channels_last": True}, {"optimizer": sgd_poly(lr=0.05)}],
+    ids=["bf16", "channels_last", "sgd"],
+)
+def test_options_train_as_well(toy: Toy, tmp_path: Path, changes: Any) -> None:
+    summary = train(toy(iterations=30, val_every=30, **changes), tmp_path, progress=False)
+    losses = [line["loss"] for line in log(tmp_path) if "loss" in line]
+    assert losses[-1] < 0.7 * losses[0]
+    assert summary.best is not None
+
+
+def test_a_loss_that_is_nan_stops_the_run_and_keeps_the_last_good_checkpoint(
+    toy: Toy, tmp_path: Path, pixelwise: Any
+) -> None:
+    config = toy(model=Spec(pixelwise, poison=True), val=None, checkpoint_every=2)
+    with pytest.raises(TrainingError, match=r"isn't finite in step 6; the checkpoint of step 4"):
+        train(config, tmp_path, progress=False)
+    assert all(v.isfinite().all() for v in load_file(tmp_path / "last.safetensors").values())
+
+
+def test_a_folder_with_a_run_is_not_written_over_unasked(toy: Toy, tmp_path: Path) -> None:
+    train(toy(iterations=2), tmp_path, progress=False)
+    with pytest.raises(ConfigError, match=f"{tmp_path} holds a run already.*--resume.*--overwr"):
+        train(toy(iterations=2), tmp_path, progress=False)
+    (tmp_path / "mine.txt").write_text("kept")
+    train(toy(iterations=1), tmp_path, overwrite=True, progress=False)
+    assert (tmp_path / "mine.txt").read_text() == "kept"
+    assert [line["step"] for line in log(tmp_path)] == [1, 1]
+
+
+def test_a_config_json_of_something_else_is_not_written_over(toy: Toy, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"mine": 1}')
+    with pytest.raises(ConfigError, match="isn't a run's"):
+        train(toy(), tmp_path, progress=False)
+
+
+def test_a_run_is_resumed_only_with_its_own_config(toy: Toy, tmp_path: Path) -> None:
+    train(toy(), tmp_path, until=6, progress=False)
+    with pytest.raises(ConfigError, match="another batch_size, seed"):
+        train(toy(seed=5, batch_size=2), tmp_path, resume=True, progress=False)
+    longer = train(toy(iterations=14, num_workers=1), tmp_path, resume=True, progress=False)
+    assert longer.step == 14
+
+
+def test_an_empty_set_and_labels_out_of_range_are_named(
+    toy: Toy, tmp_path: Path, squares: Any
+) -> None:
+    with pytest.raises(DataError, match=r"the val set .*Squares, count=0.* is empty"):
+        train(toy(val=Spec(squares, count=0)), tmp_path, progress=False)
+    for workers in (0, 1):
+        config = toy(train=Spec(squares, classes=9), augment=None, num_workers=workers)
+        with pytest.raises(DataError, match=r"^\d+.tif: the mask holds class 8"):
+            train(config, tmp_path / str(workers), progress=False)
+
+
+def test_pieces_of_the_wrong_kind_are_named(toy: Toy, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="model must build a torch Module, not a Segmentation"):
+        train(toy(model=Spec(SegmentationTask, classes=["a"])), tmp_path, progress=False)
+    with pytest.raises(SwathError, match="device 'warp:3' can't be used here"):
+        train(toy(), tmp_path, device="warp:3", progress=False)
+
+
+def test_weights_to_start_from_are_reported_tensor_by_tensor(
+    toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str], pixelwise: Any
+) -> None:
+    first = train(toy(iterations=2, val=None), tmp_path / "a", progress=False)
+    config = toy(iterations=2, val=None, init_from=str(first.last_checkpoint))
+    train(config, tmp_path / "b")
+    assert re.search(r"init_from .*: (\d+) of the model's \1 tensors\n", capsys.readouterr().err)
+    with pytest.raises(SwathError, match=r"none of its .* fits the model"):
+        train(
+            toy(model=Spec(pixelwise), val=None, init_from=str(first.last_checkpoint)),
+            tmp_path / "c",
+            progress=False,
+        )
+
+
+def test_smoke_runs_a_few_steps_of_everything(toy: Toy, tmp_path: Path) -> None:
+    summary = train(smoke(toy(iterations=9_999)), tmp_path, progress=False)
+    assert (summary.step, summary.best is not None) == (4, True)
+
+
+def test_only_the_engine_imports_mmengine() -> None:
+    root = Path(swath.core.__path__[0])
+    importers = {
+        str(file.relative_to(root).parent)
+        for file in root.rglob("*.py")
+        if re.search(r"^\s*(import|from) mmengine", file.read_text(), re.MULTILINE)
+    }
+    assert importers == {"engine"}
