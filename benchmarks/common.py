@@ -47,9 +47,7 @@ def record(name: str, rows: Sequence[Mapping[str, Any]], **notes: Any) -> Path:
         numeric = isinstance(rows[0][column], int | float)
         table.add_column(column, justify="right" if numeric else "left")
     for row in rows:
-        table.add_row(
-            *(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values())
-        )
+        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
     console = Console()
     console.print(table)
     console.print(f"written to {path}")
@@ -68,16 +66,11 @@ def machine() -> dict[str, Any]:
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        **{
-            name: _version(name)
-            for name in ("torch", "torchvision", "numpy", "swath-core")
-        },
+        **{name: _version(name) for name in ("torch", "torchvision", "numpy", "swath-core")},
     }
 
 
-def median_seconds(
-    call: Callable[[], object], *, repeats: int = 5, warmup: int = 1
-) -> float:
+def median_seconds(call: Callable[[], object], *, repeats: int = 5, warmup: int = 1) -> float:
     """Median duration of a call: robust on a machine that others use too."""
     for _ in range(warmup):
         call()
@@ -94,9 +87,7 @@ def _commit() -> str:
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(RESULTS.parent), *arguments]
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True
-        ).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         dirty = git("status", "--porcelain", "--untracked-files=no")
