@@ -15,9 +15,9 @@ from swath.core.data.scenes.domains import (
     ClassSet,
     Domain,
 )
-from swath.core.data.scenes.language import Expression
+from swath.core.data.scenes.language import Expression, SceneObject
 from swath.core.data.scenes.large import render_large
-from swath.core.data.scenes.scene import VERSION, Scene, SceneObject, render
+from swath.core.data.scenes.scene import VERSION, Scene, render
 
 __all__ = [
     "CLASSES",

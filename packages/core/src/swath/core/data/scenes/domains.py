@@ -1,4 +1,4 @@
-"""What scenes are made of: classes, class sets, named colours, and the domains that stand in for data sets."""
+"""What scenes are made of: classes, class sets, colours, and the domains."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -167,12 +167,12 @@ NAMED_COLOURS: Mapping[str, Colour] = {
     "white": (222, 222, 218),
     "grey": (136, 137, 138),
     "black": (48, 48, 52),
-    "red": (158, 58, 48),
-    "orange": (192, 112, 66),
+    "red": (152, 70, 58),
+    "orange": (182, 118, 80),
     "brown": (112, 84, 68),
-    "yellow": (206, 178, 70),
-    "green": (76, 124, 84),
-    "blue": (62, 96, 156),
+    "yellow": (200, 174, 82),
+    "green": (84, 120, 88),
+    "blue": (76, 100, 144),
 }
 """Colours that sentences may name; an object's paint is jittered around its own."""
 
@@ -197,7 +197,6 @@ class Domain:
         airlight: RGB of the haze.
         spread: Strength of the photometric jitter between scenes (1 is hard to learn).
         season: Word for captions.
-        snow: Share of roofs and ground patches under snow.
     """
 
     name: str
@@ -214,7 +213,6 @@ class Domain:
     airlight: Colour
     spread: float
     season: str
-    snow: float = 0.0
 
 
 _ASPHALT = ((92, 92, 94), (112, 111, 110), (132, 130, 127), (78, 79, 83))
@@ -416,7 +414,6 @@ DOMAINS: Mapping[str, Domain] = {
             airlight=(202, 208, 218),
             spread=0.5,
             season="winter",
-            snow=0.6,
         ),
     )
 }

@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,19 +31,26 @@ _CELLS = {
 }
 
 
-class Describable(Protocol):
-    """What a sentence can use of an object."""
+@dataclass(frozen=True)
+class SceneObject:
+    """An object as it can be seen.
 
-    @property
-    def id(self) -> int: ...
-    @property
-    def noun(self) -> str: ...
-    @property
-    def colour(self) -> str: ...
-    @property
-    def box(self) -> tuple[float, float, float, float, float]: ...
-    @property
-    def pixels(self) -> int: ...
+    Attributes:
+        id: Its value in `Scene.instances`, from 1.
+        label: Index in `OBJECT_CLASSES`.
+        noun: What sentences call it: ``"vehicle"``, ``"tennis court"``, ...
+        colour: Name of its paint.
+        box: ``(cx, cy, w, h, angle)``: pixels and radians, clockwise positive on screen; w along
+            the object. It goes on beyond the scene's border where the object does.
+        pixels: How many pixels show it.
+    """
+
+    id: int
+    label: int
+    noun: str
+    colour: str
+    box: tuple[float, float, float, float, float]
+    pixels: int
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ class Expression:
 
 
 def expressions(
-    objects: Sequence[Describable], size: int, dice: Dice, limit: int = 16
+    objects: Sequence[SceneObject], size: int, dice: Dice, limit: int = 16
 ) -> tuple[Expression, ...]:
     """Sentences that hold for exactly one of the objects each, by a margin.
 
@@ -78,7 +85,7 @@ def expressions(
         Kinds ``unique``, ``colour``, ``size``, ``extreme``, ``position``, ``relation``; with
         several objects of a noun, colours narrow down the last four where that is needed.
     """
-    groups: dict[tuple[str, str | None], list[Describable]] = defaultdict(list)
+    groups: dict[tuple[str, str | None], list[SceneObject]] = defaultdict(list)
     for thing in objects:
         groups[thing.noun, None].append(thing)
         if thing.colour:
@@ -124,7 +131,7 @@ def expressions(
     return (*found, *relations)
 
 
-def _say(kind: str, noun: str, colour: str | None, target: Describable, **more: Any) -> Expression:
+def _say(kind: str, noun: str, colour: str | None, target: SceneObject, **more: Any) -> Expression:
     form = {"kind": kind, "noun": noun, "colour": colour, **more}
     return Expression(phrase(form), target.id, form)
 
@@ -145,7 +152,7 @@ def phrase(form: dict[str, Any]) -> str:
     return " ".join(words)
 
 
-def _sizes(noun: str, colour: str | None, members: list[Describable]) -> list[Expression]:
+def _sizes(noun: str, colour: str | None, members: list[SceneObject]) -> list[Expression]:
     ranked = sorted(members, key=lambda thing: thing.pixels)
     found = []
     if ranked[-1].pixels >= AREA_RATIO * ranked[-2].pixels:
@@ -155,7 +162,7 @@ def _sizes(noun: str, colour: str | None, members: list[Describable]) -> list[Ex
     return found
 
 
-def _extremes(noun: str, colour: str | None, members: list[Describable]) -> list[Expression]:
+def _extremes(noun: str, colour: str | None, members: list[SceneObject]) -> list[Expression]:
     found = []
     for extreme, (axis, sign) in _EXTREMES.items():
         ranked = sorted(members, key=lambda thing: sign * thing.box[axis])
@@ -165,9 +172,9 @@ def _extremes(noun: str, colour: str | None, members: list[Describable]) -> list
 
 
 def _positions(
-    noun: str, colour: str | None, members: list[Describable], size: int
+    noun: str, colour: str | None, members: list[SceneObject], size: int
 ) -> list[Expression]:
-    """The only one in a ninth of the scene, clear of the ninth's border; the others clear of it too."""
+    """The only one in a ninth of the scene, clear of its border; the others clear of it too."""
     half = MARGIN_PX / 2
     found = []
     for cell, (column, row) in _CELLS.items():
@@ -213,7 +220,7 @@ _PLURALS = {"aircraft": "aircraft"}
 
 
 def describe(
-    kind: str, season: str, mask: npt.NDArray[np.uint8], objects: Sequence[Describable], dice: Dice
+    kind: str, season: str, mask: npt.NDArray[np.uint8], objects: Sequence[SceneObject], dice: Dice
 ) -> str:
     """A caption: the place, the objects by number, what covers most of the ground, the season.
 

@@ -5,12 +5,20 @@ All arithmetic on pixels is integer arithmetic, so that a seed gives the same pi
 
 import math
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from swath.core.data.scenes.plan import HEIGHT_UNIT_M, LEAVES, NO_SHADOW, SHIFT, SWEPT_SHADOW, Plan
+from swath.core.data.scenes.plan import (
+    HEIGHT_UNIT_M,
+    LEAVES,
+    NO_SHADOW,
+    SHIFT,
+    SLABS,
+    SWEPT_SHADOW,
+    Plan,
+)
 
 TILE = 512
 """Textures repeat every ``TILE`` pixels."""
@@ -21,9 +29,12 @@ LARGEST = TILE - 16
 COARSE, NOISE = 5, 6
 """Places in the texture bank beside the texture kinds."""
 
+# pixels drawn around a window and dropped: OpenCV shifts an outline by up to a pixel where it clips
+_APRON = 64
 _MARGIN = 4  # pixels painted around a window so that the point spread sees its neighbours
 _UINT8 = npt.NDArray[np.uint8]
 _INT16 = npt.NDArray[np.int16]
+_INT64 = npt.NDArray[np.int64]
 _INT32 = npt.NDArray[np.int32]
 _INTP = npt.NDArray[np.intp]
 
@@ -70,56 +81,46 @@ class Sensor:
         self.shadow = plan.shadow
 
 
-def _smooth(noise: npt.NDArray[np.int64], radius: int, times: int = 2) -> npt.NDArray[np.int64]:
-    """Periodic box blur in integers, scaled to a standard deviation of about 32."""
-    for axis in (0, 1):
+def _smooth(noise: _INT64, radii: tuple[int, int], times: int = 2) -> _INT64:
+    """Periodic box blur in integers, scaled by `_unit`."""
+    for axis, radius in enumerate(radii):
         for _ in range(times):
-            noise = sum(
-                (np.roll(noise, k, axis) for k in range(-radius, radius + 1)), np.zeros_like(noise)
-            )
+            steps = [np.roll(noise, step, axis) for step in range(-radius, radius + 1)]
+            noise = np.sum(steps, axis=0)
     return _unit(noise)
 
 
-def _unit(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _unit(values: _INT64) -> _INT64:
+    """Shifted to mean 0 and scaled to a standard deviation of 32, about."""
     values = values - values.sum() // values.size
-    size = math.isqrt(int((values.astype(np.float64) ** 2).mean())) or 1
+    size = math.isqrt(int((values**2).sum()) // values.size) or 1
     return values * 32 // size
 
 
 @cache
 def _textures() -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int16], npt.NDArray[np.int16]]:
-    """Texture bank, canopy relief and sensor noise, each twice periodic so that any crop is a slice.
+    """Texture bank ``(6, .., ..)``, canopy relief and sensor noise ``(.., .., 3)``.
 
-    Standard deviation 32 everywhere (noise: 16); made once a process from a fixed stream.
+    Standard deviation 32 (noise: 16). Each is repeated once along both axes, so that any crop is a
+    slice; made once a process from a fixed stream.
     """
     stream = np.random.PCG64(np.random.SeedSequence((20, 26)))
 
-    def white(*shape: int) -> npt.NDArray[np.int64]:
-        raw = stream.random_raw(math.prod(shape))
-        return sum(
-            ((raw >> np.uint64(8 * k)) & np.uint64(255)).astype(np.int64) for k in range(8)
-        ).reshape(shape)
+    def layer() -> _INT64:  # sums of eight bytes are nearly normal
+        raw = stream.random_raw(TILE * TILE)
+        octets: _INT64 = raw.view(np.uint8).reshape(TILE, TILE, 8).astype(np.int64)
+        return np.asarray(octets.sum(axis=-1) - 1020)
 
-    def layer() -> npt.NDArray[np.int64]:
-        return white(TILE, TILE) - 1020
-
-    fine, medium, coarse = _smooth(layer(), 1, 1), _smooth(layer(), 3), _smooth(layer(), 14)
+    fine, medium, coarse = (_smooth(layer(), (r, r), n) for r, n in ((1, 1), (3, 2), (14, 2)))
     smooth = _unit(fine + 2 * coarse)
     grain = _unit(2 * fine + medium + coarse)
-    patch = _unit(fine + 3 * medium // 2 + 3 * coarse)
-    stretched = layer()
-    for axis, radius in ((0, 1), (1, 5)):
-        for _ in range(2):
-            stretched = sum(
-                (np.roll(stretched, k, axis) for k in range(-radius, radius + 1)),
-                np.zeros_like(stretched),
-            )
-    ripple = _unit(2 * _unit(stretched) + 2 * coarse)
-    relief = _domes(stream) * 3 + _smooth(layer(), 1) // 3
+    patch = _unit(2 * fine + 3 * medium + 4 * coarse)
+    ripple = _unit(_smooth(layer(), (1, 5)) + coarse)
+    relief = _domes(stream) * 3 + _smooth(layer(), (1, 1)) // 3
     bank = np.stack([smooth, grain, patch, patch, ripple, coarse])
     noise = np.stack([_unit(layer()) // 2 for _ in range(3)], axis=-1)
 
-    def twice(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int16]:
+    def twice(values: _INT64) -> npt.NDArray[np.int16]:
         values = np.clip(values, -127, 127)
         axes = (0, 1) if values.shape[-1] == 3 else (-2, -1)
         for axis in axes:
@@ -129,7 +130,7 @@ def _textures() -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int16], npt.NDArr
     return twice(bank), twice(relief), twice(noise)
 
 
-def _domes(stream: np.random.PCG64) -> npt.NDArray[np.int64]:
+def _domes(stream: np.random.PCG64) -> _INT64:
     """Canopy heights: the upper envelope of many round crowns, periodic."""
     height = np.zeros((TILE, TILE), np.int64)
     raw = (stream.random_raw(9000) >> np.uint64(20)).astype(np.int64)
@@ -146,7 +147,7 @@ def _domes(stream: np.random.PCG64) -> npt.NDArray[np.int64]:
 
 @cache
 def _patterns() -> npt.NDArray[np.int16]:
-    """Brightness over one period in 64 steps along (u, v), for each pattern kind: ``(8 * 4096,)``."""
+    """Brightness over one period, for each pattern kind in 64 x 64 steps along v, u; flat."""
     step = np.arange(64)
     wave = np.floor(32 * np.sin(2 * np.pi * (step + 0.5) / 64) + 0.5).astype(np.int16)
     table = np.zeros((8, 64, 64), np.int16)  # kind, v, u
@@ -178,6 +179,7 @@ class Painter:
         # RGB, texture, roughness, tint, pattern, strength in 8 bytes; the two phase steps in 8
         self._paint = np.ascontiguousarray(rows[:, 5:13].astype(np.uint8)).view(np.uint64).ravel()
         self._phase = np.ascontiguousarray(rows[:, 13:15]).view(np.uint64).ravel()
+        self._slabs = rows[:, 11] == SLABS
         self._low, self._high = _bounds(self._polygons)
         throw = rows[:, 3:4] * (HEIGHT_UNIT_M * (1 << SHIFT)) * np.array(sensor.shadow)
         self._throw = np.floor(throw + 0.5).astype(np.int32)
@@ -203,7 +205,7 @@ class Painter:
         shaded = self._shadows(corner, shape) > self._level[chosen].take(index)
         dark = (light * np.int16(128 * self.sensor.shade)) >> 7
         lit = np.where(shaded, dark, light).astype(np.uint16)
-        tint = (coarse * looks[..., 5].astype(np.int16)) >> 5
+        tint = (coarse * looks[..., 5].astype(np.int16)) >> 6
         image = np.empty((*shape, 3), np.uint8)
         for channel in range(3):
             colour = looks[..., channel].astype(np.int16)
@@ -226,10 +228,11 @@ class Painter:
         size = np.array((shape[1], shape[0]), np.int32) << SHIFT
         inside = (self._low < corner + size) & (self._high > corner)
         chosen = np.flatnonzero(inside.all(axis=1))
-        canvas = np.zeros(shape, np.uint16)
+        canvas, left, top = _canvas(corner, shape, np.uint16)
+        offset = (-left, -top)
         for local, part in enumerate(chosen.tolist()):
-            cv2.fillPoly(canvas, [self._polygons[part] - corner], local, shift=SHIFT)
-        return chosen, canvas.astype(np.intp)
+            cv2.fillPoly(canvas, [self._polygons[part]], local, 8, SHIFT, offset)
+        return chosen, canvas[_APRON:-_APRON, _APRON:-_APRON].astype(np.intp)
 
     def _shadows(self, corner: _INT32, shape: tuple[int, int]) -> _UINT8:
         """Height level of the tallest thing that keeps the sun from each pixel."""
@@ -237,15 +240,17 @@ class Painter:
         inside = (self._reach_low < corner + size) & (self._reach_high > corner)
         casting = np.flatnonzero(inside.all(axis=1) & (self._shades != NO_SHADOW))
         casting = casting[np.argsort(self._level[casting], kind="stable")]
-        canvas = np.zeros(shape, np.uint8)
-        levels = self._level[casting].tolist()
-        for part, level in zip(casting.tolist(), levels, strict=True):
-            polygon = self._polygons[part] - corner
-            thrown = polygon + self._throw[part]
-            if self._shades[part] == SWEPT_SHADOW:
-                thrown = cv2.convexHull(np.concatenate([polygon, thrown]))
-            cv2.fillPoly(canvas, [thrown], level, shift=SHIFT)
-        return canvas
+        canvas, left, top = _canvas(corner, shape, np.uint8)
+        levels, throws = self._level[casting].tolist(), self._throw[casting].tolist()
+        swept = (self._shades[casting] == SWEPT_SHADOW).tolist()
+        for part, level, (dx, dy), solid in zip(
+            casting.tolist(), levels, throws, swept, strict=True
+        ):
+            polygon, offset = self._polygons[part], (dx - left, dy - top)
+            if solid:
+                polygon = cv2.convexHull(np.concatenate([polygon, polygon - self._throw[part]]))
+            cv2.fillPoly(canvas, [polygon], level, 8, SHIFT, offset)
+        return canvas[_APRON:-_APRON, _APRON:-_APRON]
 
     def _crop(self, kind: int, top: int, left: int, shape: tuple[int, int]) -> _INT16:
         row, col = self._origin(kind, top, left)
@@ -260,12 +265,10 @@ class Painter:
         stack = np.empty((5, *shape), np.int16)
         for kind in range(5):
             if kind == LEAVES:  # canopy relief, lit from the sun's side
-                row, col = self._origin(kind, top + 2, left + 2)
-                relief = _textures()[1]
-                dy, dx = self.sensor.light[1], self.sensor.light[0]
-                height, width = shape
-                here = relief[row : row + height, col : col + width]
-                row, col = row - dy, col - dx
+                row, col = self._origin(kind, top, left)
+                (dx, dy), relief, (height, width) = self.sensor.light, _textures()[1], shape
+                here = relief[row + 2 : row + 2 + height, col + 2 : col + 2 + width]
+                row, col = row + 2 - dy, col + 2 - dx
                 sunward = relief[row : row + height, col : col + width]
                 np.subtract(here, sunward, out=stack[kind])
             else:
@@ -294,8 +297,9 @@ class Painter:
         x = np.arange(left, left + shape[1], dtype=np.int32)
         y = np.arange(top, top + shape[0], dtype=np.int32)[:, None]
         u = ((x * ux + y * uy) >> 8) & 63
-        v = ((y * ux - x * uy) >> 8) & 63
-        place = (looks[..., 6].astype(np.int32) << 12) | (v << 6) | u
+        place = (looks[..., 6].astype(np.int32) << 12) | u
+        if self._slabs[chosen].any():  # the only pattern that also runs across
+            place |= (((y * ux - x * uy) >> 8) & 63) << 6
         pattern = _patterns().take(place)
         pattern *= looks[..., 7]
         pattern >>= 5
@@ -310,6 +314,15 @@ class Painter:
         noise = _textures()[2][row : row + image.shape[0], col : col + image.shape[1]]
         noise = (noise * np.int16(sensor.noise * 8)) >> 7
         return cv2.add(image, noise, dtype=cv2.CV_8U)  # type: ignore[no-any-return]
+
+
+def _canvas(
+    corner: _INT32, shape: tuple[int, int], dtype: type
+) -> tuple[npt.NDArray[Any], int, int]:
+    """An empty canvas with an apron, and the fixed-point coordinates of its corner."""
+    apron = _APRON << SHIFT
+    canvas = np.zeros((shape[0] + 2 * _APRON, shape[1] + 2 * _APRON), dtype)
+    return canvas, int(corner[0]) - apron, int(corner[1]) - apron
 
 
 def _bounds(polygons: list[_INT32]) -> tuple[_INT32, _INT32]:

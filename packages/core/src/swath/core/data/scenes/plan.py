@@ -2,8 +2,9 @@
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple, TypeVar
 
 import cv2
@@ -34,6 +35,12 @@ HEIGHT_UNIT_M = 0.25
 _CELL = 4  # pixels a cell of the occupancy grid
 
 
+def _units(*entropy: int) -> Iterator[float]:
+    stream = np.random.PCG64(np.random.SeedSequence(entropy))
+    while True:
+        yield from ((stream.random_raw(1024) >> np.uint64(11)) * 2.0**-53).tolist()
+
+
 class Dice:
     """Random numbers that are the same on every machine.
 
@@ -45,15 +52,8 @@ class Dice:
     """
 
     def __init__(self, *entropy: int) -> None:
-        self._stream = np.random.PCG64(np.random.SeedSequence(entropy))
-        self._pool: list[float] = []
-
-    def unit(self) -> float:
+        self.unit: Callable[[], float] = _units(*entropy).__next__
         """Uniform in [0, 1)."""
-        if not self._pool:
-            raw = self._stream.random_raw(1024) >> np.uint64(11)
-            self._pool = (raw * 2.0**-53).tolist()
-        return self._pool.pop()
 
     def uniform(self, low: float, high: float) -> float:
         """Uniform in [low, high)."""
@@ -153,7 +153,7 @@ class Look(NamedTuple):
 def patterned(
     frame: Frame, pattern: int, period_m: float, strength: int, base: Look, turn: float = 0.0
 ) -> Look:
-    """A look whose pattern repeats every ``period_m`` along the frame's u axis, turned by ``turn``."""
+    """A look whose pattern repeats every ``period_m`` along the frame's u axis, if not turned."""
     angle = frame.angle + turn
     # phase is in 1/64 periods and 8 fractional bits
     step = 64 * 256 / max(period_m * frame.scale, 2.2)
@@ -219,16 +219,12 @@ class Plan:
         return self.vary(base, jitter)
 
     def vary(self, colour: Colour, jitter: float = 7) -> Colour:
-        """A colour near another: common brightness, little hue."""
+        """A colour near another; it may leave 0..255, which `finish` mends."""
         unit = self.dice.unit
         common = (2 * unit() - 1) * jitter
         hue = (2 * unit() - 1) * jitter * 0.4
         r, g, b = colour
-        return (
-            min(255, max(0, round(r + common + hue))),
-            min(255, max(0, round(g + common))),
-            min(255, max(0, round(b + common - hue))),
-        )
+        return round(r + common + hue), round(g + common), round(b + common - hue)
 
     def near(self, x: float, y: float, radius: float) -> bool:
         """Whether a disc in pixels can be seen in the world at all."""
@@ -312,19 +308,13 @@ class Plan:
         self, x: float, y: float, radius: float, points: int = 9, wobble: float = 0.18
     ) -> list[float]:
         """A roundish polygon in pixels."""
-        unit = self.dice.unit
-        flat = []
-        phase = unit() * 6.2832
-        for i in range(points):
-            angle = phase + 6.2832 * i / points
-            r = radius * (1 + wobble * (2 * unit() - 1))
-            flat.append(x + r * math.cos(angle))
-            flat.append(y + r * math.sin(angle))
-        return flat
+        shape = self.dice.pick(_blobs(points, wobble))
+        return [(y if i & 1 else x) + radius * value for i, value in enumerate(shape)]
 
     def finish(self) -> "Parts":
         """All parts as arrays, in drawing order."""
         rows = np.array(self._rows, np.int32).reshape(len(self._rows), -1)
+        rows[:, 5:8] = rows[:, 5:8].clip(0, 255)
         order = np.argsort(rows[:, 0], kind="stable")
         points = np.array(self._xy).reshape(-1, 2)
         # a polygon is given by pixel edges, the rasteriser wants pixel centres
@@ -333,6 +323,21 @@ class Plan:
         starts = [0, *ends[:-1]]
         polygons = [fixed[starts[i] : ends[i]] for i in order.tolist()]
         return Parts(polygons, rows[order])
+
+
+@cache
+def _blobs(points: int, wobble: float) -> list[list[float]]:
+    """Roundish polygons of about unit radius, flat, to choose from."""
+    dice = Dice(3, points, round(1000 * wobble))
+    shapes = []
+    for _ in range(24):
+        shape, phase = [], dice.uniform(0, 2 * math.pi)
+        for i in range(points):
+            angle = phase + 2 * math.pi * i / points
+            radius = 1 + dice.uniform(-wobble, wobble)
+            shape += [radius * math.cos(angle), radius * math.sin(angle)]
+        shapes.append(shape)
+    return shapes
 
 
 class Parts(NamedTuple):

@@ -1,13 +1,11 @@
 """One scene with every kind of label: `render`."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from swath.core.data.scenes.domains import CLASSES, DOMAINS, KINDS, OBJECT_CLASSES, Domain
-from swath.core.data.scenes.language import Expression, describe, expressions
+from swath.core.data.scenes.language import Expression, SceneObject, describe, expressions
 from swath.core.data.scenes.paint import LARGEST, Painter, Sensor, Window
 from swath.core.data.scenes.plan import Dice, Plan
 from swath.core.data.scenes.world import lay_out
@@ -21,28 +19,6 @@ MIN_PIXELS = 6
 
 MIN_SHARE = 0.3
 """... and this share of its box's area that a whole one of its class would show."""
-
-
-@dataclass(frozen=True)
-class SceneObject:
-    """An object as it can be seen.
-
-    Attributes:
-        id: Its value in `Scene.instances`, from 1.
-        label: Index in `OBJECT_CLASSES`.
-        noun: What sentences call it: ``"vehicle"``, ``"tennis court"``, ...
-        colour: Name of its paint.
-        box: ``(cx, cy, w, h, angle)``: pixels and radians, clockwise positive on screen; w along
-            the object. It goes on beyond the scene's border where the object does.
-        pixels: How many pixels show it.
-    """
-
-    id: int
-    label: int
-    noun: str
-    colour: str
-    box: tuple[float, float, float, float, float]
-    pixels: int
 
 
 @dataclass(frozen=True)
@@ -75,7 +51,7 @@ class Scene:
 
     @property
     def boxes(self) -> npt.NDArray[np.float32]:
-        """Oriented boxes ``(N, 5)`` float32: cx, cy, w, h in pixels, angle in radians, clockwise."""
+        """`SceneObject.box` of all objects, ``(N, 5)`` float32."""
         return np.array([o.box for o in self.objects], np.float32).reshape(-1, 5)
 
     @property
@@ -152,8 +128,9 @@ def _paint(painter: Painter, size: int) -> Window:
         for col in range(0, size, LARGEST):
             height, width = min(LARGEST, size - row), min(LARGEST, size - col)
             part = painter.window(row, col, height, width)
-            for target, source in zip(whole, part, strict=True):
-                target[row : row + height, col : col + width] = source
+            place = (slice(row, row + height), slice(col, col + width))
+            whole.image[place], whole.mask[place] = part.image, part.mask
+            whole.things[place] = part.things
     return whole
 
 
@@ -186,13 +163,3 @@ def _objects(
             SceneObject(len(objects) + 1, label, thing.noun, thing.colour, thing.box, pixels[i])
         )
     return number.take(things), tuple(objects)
-
-
-def scene_seeds(seed: int, count: int) -> Sequence[int]:
-    """Seeds of the scenes of a data set; sets of different seeds share none."""
-    return range(seed << 32, (seed << 32) + count)
-
-
-def to_dict(expression: Expression) -> dict[str, Any]:
-    """An expression as plain data."""
-    return {"text": expression.text, "object": expression.object, "form": expression.form}

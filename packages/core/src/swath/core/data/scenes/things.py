@@ -1,5 +1,6 @@
 """Objects: how a house, a car, a ship, an aircraft, a court, a tank and a tree are drawn."""
 
+import itertools
 import math
 
 from swath.core.data.scenes.domains import (
@@ -63,11 +64,7 @@ COURT_SIZES = {
 def lit(colour: Colour, factor: float) -> Colour:
     """A colour under more or less light."""
     r, g, b = colour
-    return (
-        min(255, max(0, round(r * factor))),
-        min(255, max(0, round(g * factor))),
-        min(255, max(0, round(b * factor))),
-    )
+    return round(r * factor), round(g * factor), round(b * factor)
 
 
 def mix(a: Colour, b: Colour, share: float) -> Colour:
@@ -556,7 +553,7 @@ def court(plan: Plan, frame: Frame, noun: str) -> bool:
             _outline(plan, frame.move(side * (a - 7), 0), 7, b * 0.58, line_m, lines, thing)
             _outline(plan, frame.move(side * (a - 2.5), 0), 2.5, b * 0.27, line_m, lines, thing)
         ring = [(8 * math.cos(0.5236 * k), 8 * math.sin(0.5236 * k)) for k in range(13)]
-        for (p, q), (r, s) in zip(ring, ring[1:], strict=False):
+        for (p, q), (r, s) in itertools.pairwise(ring):
             _stroke(plan, frame, p, q, r, s, line_m, lines, thing)
         return True
     surface = plan.vary(NAMED_COLOURS[name], 9)
@@ -581,7 +578,7 @@ def court(plan: Plan, frame: Frame, noun: str) -> bool:
             plan.part(key, MARKS_UNDER, COURT, lit(apron, 0.9), PAINT, thing)
             _outline(plan, frame.move(side * (a - 2.9), 0), 2.9, 2.4, line_m, lines, thing)
         ring = [(1.9 * math.cos(0.7854 * k), 1.9 * math.sin(0.7854 * k)) for k in range(9)]
-        for (p, q), (r, s) in zip(ring, ring[1:], strict=False):
+        for (p, q), (r, s) in itertools.pairwise(ring):
             _stroke(plan, frame, p, q, r, s, line_m, lines, thing)
     return True
 

@@ -1,5 +1,6 @@
-"""Where things are: districts cut into blocks by roads, and rivers, coasts and runways across them."""
+"""Where things are: districts cut into blocks by roads, and what crosses them."""
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -99,8 +100,11 @@ def lay_out(plan: Plan, kind: str) -> None:
     u, v = dice.uniform(0, 60), dice.uniform(0, 60)
     rect = (-reach - u, -reach - v, reach + 60 - u, reach + 60 - v)
     late: Late = []
-    near = 0.45 * min(plan.width, plan.height) * plan.gsd_m
-    _feature(plan, frame, kind, rect, near, late)
+    if kind in _FEATURES:
+        near = 0.27 * min(plan.width, plan.height) * plan.gsd_m
+        _FEATURES[kind](
+            plan, frame, 1.05 * (reach + 60), 3 * reach, dice.uniform(-near, near), late
+        )
     _district(plan, frame, rect, _DISTRICTS[kind])
     for draw in late:
         draw()
@@ -115,25 +119,29 @@ def lay_out_region(plan: Plan) -> None:
     rect = (-reach, -reach, reach, reach)
     late: Late = []
     weights = dict(plan.domain.kinds)
-    wet = dice.weighted({k: weights[k] for k in ("river", "coast", "harbor")})
-    _feature(plan, frame, wet, rect, 0.3 * reach, late)
-    _feature(plan, frame.turn(dice.uniform(0.2, 0.6)), "highway", rect, 0.3 * reach, late)
-    for drained in ("river", "coast", "harbor", "highway"):
-        del weights[drained]
+    wet = dice.weighted({kind: weights[kind] for kind in ("river", "coast", "harbor")})
+    _FEATURES[wet](plan, frame, reach, 3 * reach, dice.uniform(-0.3, 0.3) * reach, late)
+    crossing = frame.turn(dice.uniform(0.2, 0.6))
+    _highway(plan, crossing, reach, 3 * reach, dice.uniform(-0.3, 0.3) * reach, late)
+    for once in ("river", "coast", "harbor", "highway"):
+        del weights[once]
+    dry = {kind: weight for kind, weight in weights.items() if kind not in _FEATURES}
 
     def district(inner: Rect) -> None:
         u0, v0, u1, v1 = inner
         local = frame.move((u0 + u1) / 2, (v0 + v1) / 2)
         a, b = (u1 - u0) / 2, (v1 - v0) / 2
+        if b > a:
+            a, b, local = b, a, local.turn(math.pi / 2)
         if not plan.near(local.x, local.y, math.hypot(a, b) * frame.scale):
             return
-        kind = dice.weighted(weights)
-        area = (-a, -b, a, b)
-        here: Late = []
-        if kind in ("lake", "airport"):
-            _feature(plan, local, kind, area, 0.2 * a, here)
-        _district(plan, local, area, _DISTRICTS[kind])
-        late.extend(here)
+        steps = (-1.0, -0.6, -0.2, 0.2, 0.6, 1.0)
+        clear = b > 95 and plan.free(*(local.at(p * a, q * b) for p in steps for q in steps))
+        kind = dice.weighted(weights if clear else dry)
+        if kind in _FEATURES:
+            offset = 0.0 if kind == "lake" else 25 - b
+            _FEATURES[kind](plan, local, a, a - 7, offset, late)
+        _district(plan, local, (-a, -b, a, b), _DISTRICTS[kind])
 
     _cut(plan, frame, rect, 300, "street", 11.0, district, 0)
     for draw in late:
@@ -207,8 +215,8 @@ def _line_colour(ground: Colour, share: float = 0.75) -> Colour:
 
 
 def _dashes(plan: Plan, frame: Frame, length: float, offset: float, ground: Colour) -> None:
-    width = max(0.12, 0.3 * plan.gsd_m)
-    look = patterned(frame, DASHES, 9.0, 26, Look(SMOOTH, 3))
+    width = max(0.1, 0.22 * plan.gsd_m)
+    look = patterned(frame, DASHES, 9.0, 20, Look(SMOOTH, 3))
     strip = frame.rect(-length / 2, offset - width, length / 2, offset + width)
     plan.part(strip, MARKS, ROAD, _line_colour(ground, 0.42), look)
 
@@ -262,12 +270,12 @@ def _road(plan: Plan, frame: Frame, length: float, width: float, style: str) -> 
             _tree_row(
                 plan, frame.move(0, dice.pick((-1.0, 1.0)) * (b + 2.2)), a - 6, dice.uniform(9, 15)
             )
-    _traffic(plan, frame, a - 4, (b * 0.5,), 22)
+    _traffic(plan, frame, a - 4, (b * 0.5,), 34)
     if style == "street" and dice.chance(0.7):  # parked at the kerb
         side = dice.pick((-1.0, 1.0))
         u = -a + 8
         while u < a - 8:
-            if dice.chance(0.4):
+            if dice.chance(0.25):
                 vehicle(plan, frame.move(u, side * (b - 1.15)))
             u += 6.2
 
@@ -308,7 +316,7 @@ def _scatter(
             tree(plan, x, y, radius)
 
 
-# Uses of blocks: each fills the rectangle |u| <= a, |v| <= b of its frame, a >= b ------------------
+# Uses of blocks: each fills the rectangle |u| <= a, |v| <= b of its frame, a >= b -----------------
 
 
 def _crops(plan: Plan, frame: Frame, a: float, b: float) -> None:
@@ -335,7 +343,7 @@ def _crops(plan: Plan, frame: Frame, a: float, b: float) -> None:
     count = 1 + dice.below(3 if a < 40 else 5)
     edges = sorted(dice.uniform(-0.8, 0.8) * a for _ in range(count - 1))
     edges = [-a, *edges, a]
-    for u0, u1 in zip(edges, edges[1:], strict=False):
+    for u0, u1 in itertools.pairwise(edges):
         if u1 - u0 > 8:
             gap = dice.uniform(0.2, 1.2)
             _parcel(plan, frame.move((u0 + u1) / 2, 0), (u1 - u0) / 2 - gap, b - gap)
@@ -451,6 +459,10 @@ def _meadow(plan: Plan, frame: Frame, a: float, b: float) -> None:
 def _woods(plan: Plan, frame: Frame, a: float, b: float) -> None:
     """Closed canopy as one textured part, crowns along its edge and over it."""
     dice = plan.dice
+    steps = (-0.9, -0.45, 0.0, 0.45, 0.9)
+    if not plan.free(*(frame.at(p * a, q * b) for p in steps for q in steps)):
+        _open_woods(plan, frame, a, b)
+        return
     inset = 4.0
     edge = []
     count = 6
@@ -515,6 +527,13 @@ def _woods(plan: Plan, frame: Frame, a: float, b: float) -> None:
         tree(plan, x, y, dice.uniform(2.4, 4.4), height + 2)
 
 
+def _open_woods(plan: Plan, frame: Frame, a: float, b: float) -> None:
+    """Woods of single crowns, which keep clear of what crosses the block."""
+    floor = plan.colour("tree", 8, 0.4)
+    plan.part(frame.rect(-a, -b, a, b), GROUND, TREE, lit(floor, 0.7), Look(LEAVES, 30, 10))
+    _scatter(plan, frame, a, b, int(a * b / 22), 2.6, 5.0)
+
+
 def _houses(plan: Plan, frame: Frame, a: float, b: float) -> None:
     """Lots along both long sides of the block, gardens back to back."""
     dice = plan.dice
@@ -525,11 +544,10 @@ def _houses(plan: Plan, frame: Frame, a: float, b: float) -> None:
     lot = dice.uniform(15, 23)
     setback = dice.uniform(4, 7)
     for row, depth in rows:
-        far = b if b > 17 else b
         u = -a
         while u + lot * 0.7 < a:
             wide = min(lot * dice.uniform(0.9, 1.15), a - u)
-            middle = row.move(u + wide / 2, far)
+            middle = row.move(u + wide / 2, b)
             if plan.near(middle.x, middle.y, (wide + depth) * frame.scale):
                 _lot(plan, middle, wide / 2, depth, setback, dice.pick(roofs))
             u += wide
@@ -890,7 +908,7 @@ _USES: dict[str, Callable[[Plan, Frame, float, float], None]] = {
 }
 
 
-# Features that cross a district --------------------------------------------------------------------
+# Features that cross a district ------------------------------------------------------------------
 
 
 def _ribbon(spine: list[tuple[float, float]], half: float) -> list[tuple[float, float]]:
@@ -922,23 +940,11 @@ def _meander(
     return line
 
 
-def _feature(plan: Plan, frame: Frame, kind: str, rect: Rect, near: float, late: Late) -> None:
-    """Plan what crosses a district: keep its place free now, draw it now or later.
-
-    Args:
-        plan: The plan.
-        frame: Axes of the district.
-        kind: The scene class; those without a feature add nothing.
-        rect: Extent in the frame, metres.
-        near: How far from the frame's origin the feature's centre may be, metres.
-        late: Takes what must be drawn after the blocks, to cover them.
-    """
-    reach = max(abs(value) for value in rect) * 1.05
-    if kind in _FEATURES:
-        _FEATURES[kind](plan, frame, reach, plan.dice.uniform(-near, near) * 0.6, late)
+# Each takes the plan, axes, how far along u the view reaches, how far along u to go, the v it is
+# near, and a list for what must be drawn after the blocks, to cover them.
 
 
-def _river(plan: Plan, frame: Frame, reach: float, offset: float, late: Late) -> None:
+def _river(plan: Plan, frame: Frame, reach: float, far: float, offset: float, late: Late) -> None:
     dice = plan.dice
     frame = frame.turn(dice.uniform(-0.5, 0.5))
     half = dice.uniform(7, 20)
@@ -974,7 +980,7 @@ def _river(plan: Plan, frame: Frame, reach: float, offset: float, late: Late) ->
                 tree(plan, x, y, dice.uniform(2, 4))
 
 
-def _lake(plan: Plan, frame: Frame, reach: float, offset: float, late: Late) -> None:
+def _lake(plan: Plan, frame: Frame, reach: float, far: float, offset: float, late: Late) -> None:
     dice = plan.dice
     x, y = frame.at(offset, dice.uniform(-1, 1) * abs(offset))
     size = dice.uniform(34, 60) * frame.scale
@@ -1020,15 +1026,15 @@ def _lake(plan: Plan, frame: Frame, reach: float, offset: float, late: Late) -> 
     late.append(draw)
 
 
-def _coast(plan: Plan, frame: Frame, reach: float, offset: float, late: Late) -> None:
+def _coast(plan: Plan, frame: Frame, reach: float, far: float, offset: float, late: Late) -> None:
     """Sea on the side of +v, a beach, and sometimes a pier and boats."""
     dice = plan.dice
     shore = _meander(plan, reach * 1.4, offset, dice.uniform(2, 9), dice.uniform(30, 70))
-    far = [(reach * 1.4, reach * 3), (-reach * 1.4, reach * 3)]
+    back = [(reach * 1.4, far), (-reach * 1.4, far)]
     sand = dice.uniform(8, 26)
 
     def band(shift: float) -> list[float]:
-        return frame.poly([(u, v + shift) for u, v in shore] + far)
+        return frame.poly([(u, v + shift) for u, v in shore] + back)
 
     plan.claim(band(-sand))
     plan.claim(band(3.0), AFLOAT)
@@ -1068,10 +1074,9 @@ def _coast(plan: Plan, frame: Frame, reach: float, offset: float, late: Late) ->
     late.append(draw)
 
 
-def _harbor(plan: Plan, frame: Frame, reach: float, offset: float, late: Late) -> None:
+def _harbor(plan: Plan, frame: Frame, reach: float, far: float, offset: float, late: Late) -> None:
     """A quay along u with water towards +v, jetties with boats or ships alongside."""
     dice = plan.dice
-    far = reach * 3
     apron = dice.uniform(10, 20)
     plan.claim(frame.rect(-far, offset - apron, far, far))
     plan.claim(frame.rect(-far, offset, far, far), AFLOAT)
@@ -1171,7 +1176,7 @@ def _parked_on_quay(plan: Plan, frame: Frame, u: float, v: float) -> None:
     )
 
 
-def _highway(plan: Plan, frame: Frame, reach: float, offset: float, late: Late) -> None:
+def _highway(plan: Plan, frame: Frame, reach: float, far: float, offset: float, late: Late) -> None:
     """Two carriageways with a green or paved median, gently curved."""
     dice = plan.dice
     frame = frame.turn(dice.uniform(-0.4, 0.4))
@@ -1255,7 +1260,7 @@ def _overpass(plan: Plan, frame: Frame, reach: float) -> None:
     _dashes(plan, frame, 2 * reach, 0.0, asphalt)
 
 
-def _airport(plan: Plan, frame: Frame, reach: float, offset: float, late: Late) -> None:
+def _airport(plan: Plan, frame: Frame, reach: float, far: float, offset: float, late: Late) -> None:
     """A runway or taxiway, and an apron with aircraft towards +v."""
     dice = plan.dice
     stone = plan.colour("concrete", 8, 0.5)
@@ -1266,7 +1271,6 @@ def _airport(plan: Plan, frame: Frame, reach: float, offset: float, late: Late) 
     strip = dice.uniform(9, 14)
     deep = length * 1.5 + 10
     start = offset + strip + dice.uniform(3, 12)
-    far = reach * 1.5
     rows = 1 if jet else 1 + dice.below(3)
     end = start + deep + (rows - 1) * length * 1.7
     keep = frame.rect(-far, offset - strip - 3, far, end + 2)
@@ -1343,7 +1347,7 @@ def _airport(plan: Plan, frame: Frame, reach: float, offset: float, late: Late) 
     late.append(draw)
 
 
-_FEATURES: dict[str, Callable[[Plan, Frame, float, float, Late], None]] = {
+_FEATURES: dict[str, Callable[[Plan, Frame, float, float, float, Late], None]] = {
     "river": _river,
     "lake": _lake,
     "coast": _coast,

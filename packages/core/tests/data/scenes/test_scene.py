@@ -1,0 +1,141 @@
+import hashlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from swath.core.data.scenes import CLASSES, DOMAINS, KINDS, OBJECT_CLASSES, Scene, render
+from swath.core.errors import DataError
+
+SEEDS = range(5_000, 5_012)
+
+
+FROZEN = {
+    "temperate": ("6f8eda5f5c375fd2", "538c97704367e441"),
+    "arid": ("f0298334d4f2be09", "679af9ce498a0dfe"),
+    "coastal": ("4cd9de7b2c268fab", "1f097a73c37916d1"),
+    "urban": ("4c4fc8a7eff19948", "420e209c5576a8a1"),
+    "winter": ("3071cb72e5932703", "30f24a9f8505da05"),
+}
+"""Beginnings of the SHA-256 of image and mask of seed 2026 at 256 px in scenes-v1."""
+
+
+def digest(scene: Scene) -> str:
+    """Image and mask; the words and boxes follow from the same plan."""
+    return hashlib.sha256(scene.image.tobytes() + scene.mask.tobytes()).hexdigest()[:16]
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list[Scene]:
+    return [render(seed, 192, domain) for domain in DOMAINS for seed in SEEDS]
+
+
+def test_a_seed_gives_the_same_scene_in_another_process() -> None:
+    code = (
+        "import hashlib; from swath.core.data.scenes import render; s = render(11, 96, 'coastal');"
+        "print(hashlib.sha256(s.image.tobytes() + s.mask.tobytes()).hexdigest()[:16], s.caption)"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    ).stdout.strip()
+    scene = render(11, 96, "coastal")
+    assert out == f"{digest(scene)} {scene.caption}"
+
+
+@pytest.mark.parametrize("domain", list(FROZEN))
+def test_scenes_v1_is_frozen(domain: str) -> None:
+    assert VERSION == "scenes-v1"
+    scene = render(2026, 256, domain)
+    found = [
+        hashlib.sha256(array.tobytes()).hexdigest()[:16] for array in (scene.image, scene.mask)
+    ]
+    assert tuple(found) == FROZEN[domain]
+
+
+def test_a_scene_does_not_depend_on_what_was_rendered_before() -> None:
+    first = digest(render(3, 64))
+    render(4, 64, "winter")
+    assert digest(render(3, 64)) == first
+
+
+def test_seeds_domains_and_kinds_give_different_scenes() -> None:
+    found = {digest(render(seed, 64, domain)) for seed in (1, 2) for domain in DOMAINS}
+    found |= {digest(render(1, 64, kind=kind)) for kind in KINDS}
+    assert len(found) >= 2 * len(DOMAINS) + len(KINDS) - 1
+
+
+def test_every_instance_lies_in_its_box_and_has_its_class(scenes: list[Scene]) -> None:
+    for scene in scenes:
+        for thing in scene.objects:
+            rows, cols = np.nonzero(scene.instances == thing.id)
+            assert len(rows) == thing.pixels
+            name = OBJECT_CLASSES[thing.label]
+            assert (scene.mask[rows, cols] == CLASSES.index(name)).all()
+            cx, cy, w, h, angle = thing.box
+            x, y = cols + 0.5 - cx, rows + 0.5 - cy
+            u = x * np.cos(angle) + y * np.sin(angle)
+            v = -x * np.sin(angle) + y * np.cos(angle)
+            # half a pixel to the centre of a pixel that is touched, and a pixel of rasterising
+            assert np.abs(u).max() <= w / 2 + 1.2, (scene.domain, scene.seed, thing)
+            assert np.abs(v).max() <= h / 2 + 1.2, (scene.domain, scene.seed, thing)
+
+
+def test_objects_that_show_whole_fill_their_box(scenes: list[Scene]) -> None:
+    """A convex object's outermost pixels reach all four sides of its box."""
+    checked = 0
+    for scene in scenes:
+        for thing in scene.objects:
+            cx, cy, w, h, angle = thing.box
+            reach = np.hypot(w, h) / 2 + 2
+            inside = reach < cx < 192 - reach and reach < cy < 192 - reach
+            if not inside or OBJECT_CLASSES[thing.label] not in ("court", "tank", "ship"):
+                continue
+            if thing.pixels < 0.6 * w * h:  # a tree stands over it
+                continue
+            rows, cols = np.nonzero(scene.instances == thing.id)
+            x, y = cols + 0.5 - cx, rows + 0.5 - cy
+            u = x * np.cos(angle) + y * np.sin(angle)
+            v = -x * np.sin(angle) + y * np.cos(angle)
+            slack = 2.5 + 0.12 * max(w, h)
+            assert u.max() - u.min() >= w - slack
+            assert v.max() - v.min() >= h - slack
+            checked += 1
+    assert checked > 30
+
+
+def test_every_class_object_and_kind_occurs(scenes: list[Scene]) -> None:
+    pixels = sum(np.bincount(scene.mask.ravel(), minlength=len(CLASSES)) for scene in scenes)
+    assert (np.asarray(pixels) > 0).all()
+    assert {t.label for s in scenes for t in s.objects} == set(range(len(OBJECT_CLASSES)))
+    assert len({scene.kind for scene in scenes}) >= 10
+
+
+def test_domains_differ_in_colour() -> None:
+    means = {
+        domain: np.mean(
+            [render(s, 96, domain, "farmland").image.mean((0, 1)) for s in range(12)], 0
+        )
+        for domain in ("temperate", "arid", "winter")
+    }
+    for a, b in (("temperate", "arid"), ("temperate", "winter"), ("arid", "winter")):
+        assert np.abs(means[a] - means[b]).max() > 12
+
+
+def test_a_scene_larger_than_a_painted_window_has_no_seam() -> None:
+    scene = render(21, 600, kind="farmland")
+    steps = np.abs(np.diff(scene.image.astype(int).sum(-1), axis=1)).mean(0)
+    assert steps[495] < 3 * np.median(steps)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"domain": "temprate"}, "did you mean 'temperate'"),
+        ({"size": 8}, "size=8"),
+        ({"seed": -1}, "seed=-1"),
+        ({"kind": "harbour"}, "did you mean 'harbor'"),
+    ],
+)
+def test_refuses_what_it_does_not_know(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        render(**({"seed": 0} | arguments))  # type: ignore[arg-type]
