@@ -1,6 +1,6 @@
 import pytest
 import torch
-from swath.core.data.mixture import Mixture, Relabelled
+from swath.core.data.mixture import Mixture, Relabelled, Selected
 from swath.core.errors import DataError
 from swath.core.sample import Sample
 from torchvision import tv_tensors
@@ -12,7 +12,8 @@ class Fixed:
     ignore_index = 9
 
     def __init__(self, name: str, classes: tuple[str, ...], count: int) -> None:
-        self.classes, self.ids = classes, [f"{name}{i}" for i in range(count)]
+        self.classes, self.palette = classes, ((0, 0, 0),) * len(classes)
+        self.ids = [f"{name}{i}" for i in range(count)]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -52,3 +53,13 @@ def test_a_part_is_seen_as_often_as_it_repeats() -> None:
 def test_refuses_as_many_repeats_as_it_has_no_parts_for() -> None:
     with pytest.raises(DataError, match="1 parts need as many repeats"):
         Mixture([Fixed("a", ("x",), 2)], [1, 2])
+
+
+def test_selects_samples_by_id() -> None:
+    chosen = Selected(Fixed("a", ("x",), 4), ["a3", "a1"])
+    assert [sample.meta["id"] for sample in chosen] == ["a3", "a1"]
+
+
+def test_refuses_an_id_that_is_not_there() -> None:
+    with pytest.raises(DataError, match="no sample 'a9'"):
+        Selected(Fixed("a", ("x",), 4), ["a9"])

@@ -102,3 +102,9 @@ def test_ground_without_a_tile_is_invalid(tiles: FolderSegmentation) -> None:
     assert not fine.valid[8:, 8:].any()
     assert fine.valid.sum() == 3 * 64
     assert (fine.targets["mask"][8:, 8:] == 255).all()
+
+
+def test_a_sample_occurs_once_per_tile_of_its_width(tiles: FolderSegmentation) -> None:
+    places = StitchedPlaces(tiles, zoom=4, oversample=True)
+    assert places.ids == ["2-3-4@4", "2-3-4@5", "2-3-4@5"]
+    torch.testing.assert_close(places[1].image, places[2].image)

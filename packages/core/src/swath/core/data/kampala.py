@@ -40,7 +40,8 @@ def kampala_buildings(
         root: Folder with ``images`` and ``masks``; ``~`` and ``$VARIABLES`` are filled in.
         fold: 0 to 3; ``"mosaic"`` holds out every place of the mosaic; ``"none"`` nothing.
         part: ``"train"`` (every place outside the fold) or ``"test"`` (the fold's places).
-        stitched: Whole places, tiles put side by side, instead of tiles.
+        stitched: Whole places, tiles put side by side, instead of tiles; for training with the
+            larger ones oversampled.
 
     Raises:
         DataError: If the fold or the part is unknown, or tiles are missing under ``root``.
@@ -53,7 +54,9 @@ def kampala_buildings(
     ids = [f"z{name.rpartition('-')[2]}/{name}" for name in names]
     base = resolve_root(root)
     tiles = FolderSegmentation(base / "images", base / "masks", ids, BUILDINGS)
-    return StitchedPlaces(tiles, zoom=PLACE_ZOOM) if stitched else tiles
+    if not stitched:
+        return tiles
+    return StitchedPlaces(tiles, zoom=PLACE_ZOOM, oversample=part == "train")
 
 
 def load_folds() -> dict[str, Any]:

@@ -10,6 +10,36 @@ from swath.core.sample import Sample
 from torchvision import tv_tensors
 
 
+class Selected:
+    """Some samples of a set, by their ids.
+
+    Args:
+        dataset: Map-style set of samples with ``ids``.
+        ids: Which ones, in this order.
+
+    Raises:
+        DataError: If the set has no such id.
+    """
+
+    def __init__(self, dataset: Any, ids: Sequence[str]) -> None:
+        self.dataset, self.ids = dataset, list(ids)
+        known = {name: i for i, name in enumerate(dataset.ids)}
+        for name in self.ids:
+            if name not in known:
+                raise DataError(f"the set has no sample '{name}'{suggest(name, list(known))}")
+        self._indices = [known[name] for name in self.ids]
+        self.classes, self.palette = dataset.classes, dataset.palette
+        self.ignore_index: int = dataset.ignore_index
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample of that id."""
+        sample: Sample = self.dataset[self._indices[index]]
+        return sample
+
+
 class Relabelled:
     """A segmentation set whose masks are rewritten into another list of classes.
 

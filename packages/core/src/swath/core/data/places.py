@@ -146,12 +146,14 @@ class StitchedPlaces:
     Args:
         tiles: Labelled square map tiles of one size, whose ids end with ``x-y-zoom``.
         zoom: Zoom of the places, no finer than any tile.
+        oversample: For training on random windows: a sample occurs as often as it is tiles wide,
+            since larger ones have more to show.
 
     Attributes:
         ids: ``"<x>-<y>-<zoom of the place>@<zoom of the tiles>"``.
     """
 
-    def __init__(self, tiles: SegmentationItems, *, zoom: int) -> None:
+    def __init__(self, tiles: SegmentationItems, *, zoom: int, oversample: bool = False) -> None:
         self.tiles = tiles
         self.classes, self.palette = tiles.classes, tiles.palette
         self.ignore_index = tiles.ignore_index
@@ -159,24 +161,30 @@ class StitchedPlaces:
         for index, name in enumerate(tiles.ids):
             tile = MapTile.parse(name)
             groups[tile.ancestor(zoom), tile.zoom].append((tile, index))
-        self._groups = [(place, members) for (place, _), members in sorted(groups.items())]
-        self.ids = [f"{place}@{fine}" for place, fine in sorted(groups)]
-        self._read: dict[int, Sample] = {}
+        self._groups = dict(sorted(groups.items()))
+        self._keys = [
+            (place, fine)
+            for place, fine in self._groups
+            for _ in range(1 << (fine - zoom) if oversample else 1)
+        ]
+        self.ids = [f"{place}@{fine}" for place, fine in self._keys]
+        self._read: dict[tuple[MapTile, int], Sample] = {}
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> Sample:
         """One place at one zoom, ``2 ** (zoom of the tiles - zoom of the place)`` tiles a side."""
-        if index not in self._read:
-            self._read[index] = self._stitch(index)
-        return replace(self._read[index], meta=dict(self._read[index].meta))
+        key = self._keys[index]
+        if key not in self._read:
+            self._read[key] = self._stitch(*key)
+        return replace(self._read[key], meta=dict(self._read[key].meta))
 
-    def _stitch(self, index: int) -> Sample:
-        place, members = self._groups[index]
+    def _stitch(self, place: MapTile, zoom: int) -> Sample:
+        members = self._groups[place, zoom]
         parts = [self.tiles[member] for _, member in members]
         side = parts[0].image.shape[-1]
-        fine = members[0][0].zoom - place.zoom
+        fine = zoom - place.zoom
         canvas = (side << fine, side << fine)
         image = torch.zeros(parts[0].image.shape[0], *canvas, dtype=parts[0].image.dtype)
         mask = torch.full(canvas, self.ignore_index, dtype=torch.uint8)
@@ -196,7 +204,7 @@ class StitchedPlaces:
             tv_tensors.Image(image),
             {"mask": tv_tensors.Mask(mask)},
             None if valid.all() else tv_tensors.Mask(valid),
-            {"id": self.ids[index], "path": ", ".join(str(p.meta["path"]) for p in parts[:1])},
+            {"id": f"{place}@{zoom}", "path": parts[0].meta["path"]},
         )
 
 

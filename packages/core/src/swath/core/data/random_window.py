@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import torch
+from swath.core.data.transforms import ColorJitter, GaussianBlur, GaussianNoise
 from swath.core.errors import DataError
 from torch import Tensor
 from torch.nn import functional as F
@@ -66,6 +67,24 @@ class RandomWindow(v2.Transform):  # type: ignore[misc]
                 picked.reshape(*mask.shape[:-2], self.size, self.size), like=inpt
             )
         return inpt
+
+
+def window_augment(size: int, scale: tuple[float, float] = (0.5, 2.0)) -> v2.Compose:
+    """Random windows, colours, blur and noise for small sets of large scenes.
+
+    Args:
+        size: Side of the windows in pixels.
+        scale: Smallest and largest magnification.
+    """
+    low, high = scale
+    return v2.Compose(
+        [
+            RandomWindow(size, scale=(low, high)),
+            ColorJitter(0.3, 0.3, saturation=0.4, gamma=0.2, gain=0.12),
+            GaussianBlur((0.3, 1.5), p=0.2),
+            GaussianNoise((0.0, 0.15), p=0.3),
+        ]
+    )
 
 
 def _resample(planes: Tensor, affine: Affine, size: int, mode: str) -> Tensor:
