@@ -21,7 +21,7 @@ for step in range(1, ITERATIONS + 1):
     sum(losses.values()).backward()
     optimizer.step()
     if step % 5 == 0:
-        print(step, {name: round(float(value), 3) for name, value in losses.items()})
+        print(step, {name: round(value.item(), 3) for name, value in losses.items()})
 
 model.eval()
 metrics = task.metrics()

@@ -56,7 +56,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_raster(folder / "scene.tif", rng.integers(0, 255, (3, 200, 220), dtype=np.uint8))
     write_raster(folder / "town.tif", rng.integers(0, 255, (3, 256, 256), dtype=np.uint8))
     write_raster(folder / "scene16.tif", rng.integers(0, 3000, (4, 96, 96), dtype=np.uint16))
-    write_raster(folder / "mask.tif", rng.integers(0, 7, (1, 64, 64), dtype=np.uint8))
+    write_raster(folder / "map.tif", rng.integers(0, 7, (1, 64, 64), dtype=np.uint8))
     houses = [box(450_010 + 25 * i, 39_900, 450_025 + 25 * i, 39_990) for i in range(4)]
     geopandas.GeoDataFrame(geometry=houses, crs="EPSG:32736").to_file(folder / "buildings.gpkg")
     for kind in ("images", "masks"):
