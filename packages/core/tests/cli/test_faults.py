@@ -103,7 +103,7 @@ FAULTS: dict[str, tuple[Callable[[Place], object], str, tuple[str, ...]]] = {
     "unknown config": (nothing, "train scene_tiny", ("'scene_tiny'", "did you mean 'scenes_tiny'")),
     "no such config file": (nothing, "train no/run.py", ("no/run.py", "swath configs")),
     "syntax error": (lambda p: p.append("x = ("), "train run.py", ("run.py", "SyntaxError")),
-    "failing config": (lambda p: p.append("1 / 0"), "train run.py", ("run.py", "line 17")),
+    "failing config": (lambda p: p.append("1 / 0"), "train run.py", ("run.py", "line 16")),
     "misspelt field": (
         lambda p: p.append("iteration = 3"),
         "train run.py",
