@@ -1,7 +1,7 @@
 """The errors a user can cause and mend.
 
 Every one of them is reported as a single line that says what is wrong, where, and what to do; the
-`swath` command turns it into exit code 2. Anything else that escapes is a bug of ours (exit code 1).
+`swath` command turns it into exit code 2. Anything else that escapes is a bug of ours (code 1).
 """
 
 

@@ -13,8 +13,8 @@ class Sample:
     """One image, its targets and where it came from.
 
     Attributes:
-        image: ``(C, H, W)``, uint8, uint16, int16 or float32: the sensor's own numbers; they are scaled once,
-            by the task's `Radiometry`, after augmentation.
+        image: ``(C, H, W)``, uint8, uint16, int16 or float32: the sensor's own numbers; they are
+            scaled once, by the task's `Radiometry`, after augmentation.
         targets: What is to be learned, by name. Tensors are tv_tensors where geometry applies:
             ``"mask"`` `tv_tensors.Mask` ``(H, W)`` integer classes; ``"boxes"``
             `tv_tensors.BoundingBoxes` ``(N, 4)`` or `RotatedBoxes` ``(N, 5)``, with ``"labels"``

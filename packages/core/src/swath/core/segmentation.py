@@ -125,8 +125,17 @@ class SegmentationTask(Task):
         return mask
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """``"ce"`` and, if it has a weight, ``"dice"``; 0 for a batch without a labelled pixel."""
+        """``"ce"`` and, if it has a weight, ``"dice"``; 0 for a batch without a labelled pixel.
+
+        Raises:
+            ConfigError: If the model's output doesn't have one channel per class.
+        """
         logits = model(batch["image"]).float()
+        if logits.shape[1] != len(self.classes):
+            raise ConfigError(
+                f"the model scores {logits.shape[1]} classes, the task has {len(self.classes)}; "
+                "make model.num_classes and task.classes agree"
+            )
         mask = batch["mask"]
         losses = {"ce": cross_entropy(logits, mask, self.ignore_index, self.class_weights)}
         if self.dice_weight:
@@ -223,6 +232,8 @@ def spread_palette(count: int) -> list[tuple[int, int, int]]:
 
 def _padded(image: Tensor, shape: tuple[int, int], value: float) -> Tensor:
     height, width = image.shape[-2:]
+    if (height, width) == shape:
+        return image
     return F.pad(image, (0, shape[1] - width, 0, shape[0] - height), value=value)
 
 

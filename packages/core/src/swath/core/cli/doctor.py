@@ -57,7 +57,7 @@ def doctor(
 
 def collect() -> dict[str, Any]:
     """What is installed and what the machine has, by name."""
-    import psutil  # type: ignore[import-untyped]
+    import psutil
     import rasterio
     import torch
 

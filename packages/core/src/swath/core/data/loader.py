@@ -206,7 +206,7 @@ class _Guarded(Dataset[Any]):
 
 
 class _Collate:
-    """`Task.collate`, unless a sample is an error."""
+    """`Task.collate`, unless a sample or the collating is an error of the user's."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -214,7 +214,10 @@ class _Collate:
     def __call__(self, samples: Sequence[Sample | SwathError]) -> Batch | SwathError:
         good = [sample for sample in samples if isinstance(sample, Sample)]
         if len(good) == len(samples):
-            return self.task.collate(good)
+            try:
+                return self.task.collate(good)
+            except SwathError as error:
+                return error
         return next(sample for sample in samples if isinstance(sample, SwathError))
 
 

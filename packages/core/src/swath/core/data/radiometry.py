@@ -116,13 +116,15 @@ class Radiometry:
         Returns:
             Same shape, float32; 0 (the mean) where the input is NaN or infinite.
         """
-        values = image.as_subclass(Tensor).to(torch.float32)
         mean, std = (
-            torch.tensor(v, dtype=torch.float32, device=values.device)[:, None, None]
+            torch.tensor(v, dtype=torch.float32, device=image.device)[:, None, None]
             for v in (self.mean, self.std)
         )
-        scaled = (values * self.scale + (self.offset - mean)) / std
-        return scaled.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+        values = image.as_subclass(Tensor).to(torch.float32)
+        scaled = values * (self.scale / std) + (self.offset - mean) / std
+        if image.is_floating_point():
+            scaled.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+        return scaled
 
     def check(self, dtype: Any, count: int, *, where: str) -> None:
         """Refuse an image that the model was not made for.

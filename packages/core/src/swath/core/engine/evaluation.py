@@ -1,14 +1,14 @@
 """Judging a model on a data set."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from swath.core.errors import DataError, SwathError
 from swath.core.progress import Bar
-from swath.core.task import Batch, Task, to_device
+from swath.core.task import Task, to_device
 from torch import nn
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -64,7 +64,7 @@ def evaluate(
     done = 0
     try:
         with torch.no_grad(), Bar("evaluating", len(dataset), "img", enabled=progress) as bar:
-            for batch in plain_errors(loader):
+            for batch in loader:
                 moved = to_device(batch, device)
                 with autocast(device, precision):
                     predictions = task.predict(model, moved)
@@ -113,26 +113,3 @@ def autocast(device: torch.device, precision: str) -> Any:
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=DTYPES[precision])
-
-
-def plain_errors(batches: Any) -> Iterator[Batch]:
-    """Iterate; an error of a user's that happened in a worker comes out as the one line it was.
-
-    A data loader adds the worker's traceback to the message. The workers start at once.
-    """
-    return _plain_errors(iter(batches))
-
-
-def _plain_errors(iterator: Iterator[Batch]) -> Iterator[Batch]:
-    while True:
-        try:
-            batch = next(iterator)
-        except StopIteration:
-            return
-        except SwathError as error:
-            text = str(error)
-            if "Original Traceback" not in text:
-                raise
-            last = text.strip().rsplit("\n", 1)[-1]
-            raise type(error)(last.partition(": ")[2] or last) from error
-        yield batch

