@@ -1,9 +1,9 @@
 """Every check of the project; a bare ``nox`` runs what CI runs.
 
-    uvx nox                      lint, types, the whole suite, each package alone, wheels, docs
-    uvx nox -s "tests(core)"     one package with nothing but its own dependencies
-    uvx nox -s pythons           the suite on every supported Python
-    uvx nox -s demo bench        what takes longer
+uvx nox                      lint, types, the whole suite, each package alone, wheels, docs
+uvx nox -s "tests(core)"     one package with nothing but its own dependencies
+uvx nox -s pythons           the suite on every supported Python
+uvx nox -s demo bench        what takes longer
 """
 
 import re

@@ -18,15 +18,16 @@ import cv2
 import numpy as np
 import torch
 from common import record
+from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torchvision import tv_tensors
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms import v2
+
 from swath.core.data.loader import make_loader
 from swath.core.data.segmentation import FolderSegmentation
 from swath.core.data.transforms import ColorJitter, Dihedral, RandomCropPad, RandomScaledCrop
 from swath.core.progress import track
 from swath.core.segmentation import SegmentationTask
-from torch.utils.data import DataLoader, Dataset, RandomSampler
-from torchvision import tv_tensors
-from torchvision.io import ImageReadMode, decode_image
-from torchvision.transforms import v2
 
 CLASSES = ("ground", "field", "forest", "water", "road", "building")
 BATCH_SIZE = 8

@@ -25,6 +25,7 @@ from common import record
 from numpy.typing import NDArray
 from PIL import Image
 from rasterio.windows import Window, from_bounds
+
 from swath.core.checkpoint.store import load_pair
 from swath.core.config import load_config
 from swath.core.data.kampala import PLACE_ZOOM, kampala_buildings, load_folds

@@ -8,6 +8,7 @@ Claim:  at least 150 scenes/s a core at 256 px (docs/scenes.md). CPU time is cou
 import time
 
 from common import record
+
 from swath.core.data.scenes import DOMAINS, VERSION, render
 
 

@@ -14,9 +14,10 @@ import time
 import numpy as np
 import torch
 from common import record
+from torch.nn import functional as F
+
 from swath.core.data.scenes import CLASSES, DOMAINS, VERSION, SceneDataset
 from swath.core.models.unet import UNet
-from torch.nn import functional as F
 
 TRAIN, TEST = 9000, 9001
 BITS = 5  # a colour cube of 32 x 32 x 32

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from common import record
+
 from swath.core.checkpoint.store import load_pair, save_model
 from swath.core.config import load_config
 from swath.core.configs import swath_small as recipe

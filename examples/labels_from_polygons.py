@@ -4,6 +4,7 @@ import geopandas
 import rasterio
 from PIL import Image
 from shapely.geometry import box
+
 from swath.core.data.georaster import GeoRasterSegmentation
 from swath.core.data.scenes import render_large
 from swath.core.segmentation import SegmentationTask

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+
 from swath.core.data.scenes import CLASSES, DOMAINS, PALETTE, render
 from swath.core.viz import colourise, panels
 

@@ -1,6 +1,7 @@
 """A training loop of one's own: models, tasks, data and metrics don't need the engine."""
 
 import torch
+
 from swath.core.data.loader import make_loader
 from swath.core.data.scenes import CLASSES, SceneDataset
 from swath.core.models.unet import UNet

@@ -20,8 +20,9 @@ import rasterio
 from PIL import Image
 from rasterio.transform import from_origin
 from shapely.geometry import box
-from swath.core.cli.app import app
 from typer.testing import CliRunner
+
+from swath.core.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))

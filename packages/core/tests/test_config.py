@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from swath.core.config import TrainConfig, config_header, config_names, load_config
 from swath.core.errors import ConfigError, DataError
 from swath.core.files import atomic_path

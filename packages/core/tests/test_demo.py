@@ -7,10 +7,11 @@ import geopandas
 import pytest
 import rasterio
 from rich.console import Console
+from typer.testing import CliRunner
+
 from swath.core.cli.app import app
 from swath.core.demo import DemoFiles, demo_config, next_commands, run
 from swath.core.errors import ConfigError
-from typer.testing import CliRunner
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,5 @@
 import pytest
+
 from swath.core import errors
 from swath.core.errors import SwathError, suggest
 

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+
 from swath.core.files import atomic_path
 
 

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor, nn
+
 from swath.core.backbones.rvsa import RVSA
 from swath.core.backbones.vit import ViT
 from swath.core.checkpoint.official import load_strict, mae_to_vit
@@ -29,7 +31,6 @@ from swath.core.models.segmentation import (
 )
 from swath.core.sample import Sample
 from swath.core.segmentation import SegmentationTask, cross_entropy
-from torch import Tensor, nn
 
 pytestmark = pytest.mark.parity
 

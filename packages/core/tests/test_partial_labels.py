@@ -1,11 +1,12 @@
 import pytest
 import torch
-from swath.core.errors import ConfigError
-from swath.core.partial_labels import PartialLabelTask, marginal_cross_entropy
-from swath.core.sample import Sample
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import tv_tensors
+
+from swath.core.errors import ConfigError
+from swath.core.partial_labels import PartialLabelTask, marginal_cross_entropy
+from swath.core.sample import Sample
 
 CLASSES = ("land", "building", "water")
 GROUPS = {"open": ("land", "water")}

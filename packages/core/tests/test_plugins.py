@@ -1,6 +1,7 @@
 from importlib.metadata import EntryPoint
 
 import pytest
+
 from swath.core import plugins
 from swath.core.plugins import Plugin
 

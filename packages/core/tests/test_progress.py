@@ -1,4 +1,5 @@
 import pytest
+
 from swath.core import progress
 from swath.core.progress import Bar, track
 

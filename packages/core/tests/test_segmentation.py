@@ -1,12 +1,13 @@
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
 from swath.core.data.radiometry import Radiometry
 from swath.core.errors import ConfigError, DataError
 from swath.core.inference.protocols import EvaluationMode
 from swath.core.sample import Sample
 from swath.core.segmentation import SegmentationTask, cross_entropy, dice_loss, spread_palette
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 class PerPixel(nn.Module):

@@ -2,6 +2,7 @@ import json
 from collections import Counter
 
 import pytest
+
 from swath.core.errors import ConfigError
 from swath.core.progress import Bar
 from swath.core.spec import Spec, build, from_data, target_name, to_data

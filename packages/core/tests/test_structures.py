@@ -10,12 +10,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from swath.core.structures import RotatedBoxes, keep_visible, visible_fraction
-from swath.kernels import box_areas, boxes_to_detectron2, boxes_to_quads, quads_to_boxes
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
+
+from swath.core.structures import RotatedBoxes, keep_visible, visible_fraction
+from swath.kernels import box_areas, boxes_to_detectron2, boxes_to_quads, quads_to_boxes
 
 HEIGHT, WIDTH = 120, 160
 INSIDE = [[80.0, 60.0, 50.0, 16.0, 0.5], [50.0, 40.0, 12.0, 30.0, -0.9], [110, 75, 20, 9, 2.8]]

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
 from swath.core import plugins, zoo
 from swath.core.backbones.vit import ViT
 from swath.core.checkpoint.store import load_pair

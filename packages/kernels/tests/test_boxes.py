@@ -11,6 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from torch import Tensor
+
 from swath.kernels import (
     VERSIONS,
     box_areas,
@@ -27,7 +29,6 @@ from swath.kernels import (
     quads_to_hbb,
     s5_to_boxes,
 )
-from torch import Tensor
 
 CONVENTIONS = ("swath", *VERSIONS, "s5", "detectron2", "quads", "polygons")
 RANGES = {

@@ -1,8 +1,9 @@
 import pytest
 import torch
-from swath.core.backbones.rvsa import RVSA, WindowAttention, relative_bias, rvsa
 from torch import Tensor
 from torch.nn import functional as F
+
+from swath.core.backbones.rvsa import RVSA, WindowAttention, relative_bias, rvsa
 
 
 def tiny(**options: object) -> RVSA:

@@ -4,6 +4,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+
 from swath.core.backbones import build_backbone
 from swath.core.backbones.timm import TimmPyramid
 from swath.core.errors import CheckpointError, ConfigError

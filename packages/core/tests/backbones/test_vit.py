@@ -1,8 +1,9 @@
 import pytest
 import torch
+from torch import nn
+
 from swath.core.backbones.vit import DropPath, ViT, vit
 from swath.core.checkpoint.official import resize_position_embedding
-from torch import nn
 
 
 def tiny(**options: object) -> ViT:

@@ -1,5 +1,7 @@
 import pytest
 import torch
+from torch import nn
+
 from swath.core.backbones.vit import ViT
 from swath.core.checkpoint.official import (
     load_strict,
@@ -8,7 +10,6 @@ from swath.core.checkpoint.official import (
     strip_prefixes,
 )
 from swath.core.errors import CheckpointError
-from torch import nn
 
 
 def test_prefixes_of_wrappers_are_stripped_repeatedly() -> None:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import save_file
+
 from swath.core.checkpoint.safe import file_format, load_file, read_metadata
 from swath.core.checkpoint.store import describe, load_pair
 from swath.core.errors import CheckpointError, UnsafeCheckpointError

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+
 from swath.core.checkpoint import store
 from swath.core.checkpoint.store import describe, file_hash, load_pair, save_model, verify
 from swath.core.errors import CheckpointError, UnsafeCheckpointError

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+
 from swath.core.cli import main
 
 torch.set_num_threads(1)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import typer
+
 from swath.core.cli import app as root
 from swath.core.cli import main
 from swath.core.errors import DataError

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
 import swath
 from swath.core import plugins
 from swath.core.cli import doctor

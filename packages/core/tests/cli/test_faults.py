@@ -12,6 +12,7 @@ import rasterio
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+
 from swath.core.checkpoint.store import save_model
 from swath.core.models.unet import UNet
 from swath.core.segmentation import SegmentationTask

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from swath.core.cli.app import app, main
 from typer.testing import CliRunner
+
+from swath.core.cli.app import app, main
 
 run = CliRunner().invoke
 

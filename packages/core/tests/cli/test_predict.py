@@ -7,6 +7,7 @@ import pytest
 import rasterio
 from rasterio.crs import CRS
 from rasterio.transform import Affine
+
 from swath.core.checkpoint.store import save_model
 from swath.core.cli import main
 from swath.core.models.unet import UNet

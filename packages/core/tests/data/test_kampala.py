@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import rasterio
 import torch
+
 from swath.core.data.kampala import kampala_buildings, load_folds, make_folds
 from swath.core.data.places import MapTile
 from swath.core.errors import DataError

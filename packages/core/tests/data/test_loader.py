@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torchvision import tv_tensors
+
 from swath.core.data.loader import Augmented, EpochSampler, make_loader, seeded
 from swath.core.data.transforms import Dihedral, strong_augment
 from swath.core.errors import DataError
 from swath.core.sample import Sample
 from swath.core.structures import RotatedBoxes
-from torchvision import tv_tensors
 
 
 class Numbered:

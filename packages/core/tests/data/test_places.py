@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from swath.core.data.places import MapTile, Place, StitchedPlaces, balanced_folds, places_of
 from swath.core.data.segmentation import FolderSegmentation
 from swath.core.errors import DataError

@@ -1,9 +1,10 @@
 import pytest
 import torch
+from torchvision import tv_tensors
+
 from swath.core.data.random_window import RandomWindow
 from swath.core.errors import DataError
 from swath.core.sample import Sample
-from torchvision import tv_tensors
 
 
 def gradient_sample(height: int, width: int) -> Sample:

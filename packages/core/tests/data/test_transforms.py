@@ -8,6 +8,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torchvision import tv_tensors
+
 from swath.core.data.loader import seeded
 from swath.core.data.transforms import (
     ColorJitter,
@@ -25,8 +28,6 @@ from swath.core.data.transforms import (
 from swath.core.sample import Sample
 from swath.core.spec import Spec, from_data, to_data
 from swath.core.structures import RotatedBoxes
-from torch import Tensor
-from torchvision import tv_tensors
 
 DTYPES = (torch.uint8, torch.uint16, torch.int16, torch.float32)
 BANDS = (1, 3, 4, 13)

@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
 from swath.core.config import TrainConfig
 from swath.core.engine.pieces import adamw_cosine
 from swath.core.models.unet import UNet
 from swath.core.sample import Sample
 from swath.core.segmentation import SegmentationTask
 from swath.core.spec import Spec
-from torch import Tensor, nn
-from torchvision import tv_tensors
-from torchvision.transforms import v2
 
 torch.set_num_threads(1)
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from swath.core.config import TrainConfig
 from swath.core.engine import checkpointing, train
 from swath.core.engine.checkpointing import (

@@ -1,7 +1,8 @@
 import pytest
 import torch
-from swath.core.engine.ema import ExponentialMovingAverage
 from torch import nn
+
+from swath.core.engine.ema import ExponentialMovingAverage
 
 
 def test_the_average_follows_by_hand_computed_steps() -> None:

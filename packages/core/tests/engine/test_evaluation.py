@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from swath.core.engine import evaluate
 from swath.core.engine.evaluation import as_data, pick_device
 from swath.core.errors import DataError, SwathError

@@ -2,9 +2,10 @@ import math
 
 import pytest
 import torch
+from torch import nn
+
 from swath.core.engine.pieces import adamw_cosine, sgd_poly
 from swath.core.errors import ConfigError
-from torch import nn
 
 
 class Blocks(nn.Module):

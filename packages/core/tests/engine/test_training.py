@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import swath.core
 import torch
 from safetensors.torch import load_file
+
+import swath.core
 from swath.core.checkpoint.store import load_pair
 from swath.core.config import TrainConfig
 from swath.core.engine import smoke, train

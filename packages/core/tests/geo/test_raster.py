@@ -16,6 +16,7 @@ from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.transform import Affine
 from rasterio.windows import Window
+
 from swath.core.errors import RasterError, SwathError
 from swath.core.geo.raster import RasterInfo, RasterWriter, open_raster, read_image
 

@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 from rasterio.windows import Window
+
 from swath.core.errors import ConfigError, RasterError
 from swath.core.geo import vectorise as module
 from swath.core.geo.raster import RasterInfo, RasterWriter

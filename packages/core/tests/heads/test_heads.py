@@ -2,9 +2,10 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from swath.core.heads import LightDecoder, UPerNet
 from swath.core.heads.upernet import BatchNorm, group_norm
-from torch import Tensor, nn
 
 CHANNELS = (8, 16, 24, 32)
 

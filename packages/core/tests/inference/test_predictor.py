@@ -13,12 +13,13 @@ import torch
 from PIL import Image
 from rasterio.crs import CRS
 from rasterio.transform import Affine
+from torch import Tensor, nn
+
 from swath.core.data.radiometry import Radiometry
 from swath.core.errors import ConfigError, DataError, RasterError, SwathError
 from swath.core.geo.raster import GeoImage, RasterInfo, read_image
 from swath.core.inference.predictor import Predictor, load_model
 from swath.core.segmentation import SegmentationTask
-from torch import Tensor, nn
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning"),

@@ -1,8 +1,9 @@
 import pytest
 import torch
+from torch import nn
+
 from swath.core.errors import ConfigError
 from swath.core.inference.protocols import EvaluationMode
-from torch import nn
 
 
 @pytest.fixture

@@ -9,6 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
 from swath.core.errors import ConfigError, RasterError
 from swath.core.inference.tiler import (
     Plan,
@@ -19,8 +22,6 @@ from swath.core.inference.tiler import (
     plan_tiles,
 )
 from swath.core.models.unet import UNet
-from torch import nn
-from torch.nn import functional as F
 
 
 def stitched(model: nn.Module, image: torch.Tensor, plan: Plan) -> torch.Tensor:

@@ -6,9 +6,10 @@ import torch
 import torchmetrics.classification as tm
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+
 from swath.core.errors import DataError
 from swath.core.metrics.segmentation import MATRIX_LIMIT, ConfusionMatrix, SegmentationMetrics
-from torch import Tensor
 
 
 def labels(seed: int, classes: int, *shape: int) -> tuple[Tensor, Tensor]:

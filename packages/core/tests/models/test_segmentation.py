@@ -2,6 +2,8 @@ import time
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from swath.core.checkpoint.official import load_strict
 from swath.core.errors import CheckpointError, ConfigError
 from swath.core.models.segmentation import (
@@ -11,7 +13,6 @@ from swath.core.models.segmentation import (
     s4p_segmenter,
     segmentation_model,
 )
-from torch import Tensor, nn
 
 PAIRS = [
     ("resnet18", "light"),

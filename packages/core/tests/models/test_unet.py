@@ -1,7 +1,8 @@
 import pytest
 import torch
-from swath.core.models.unet import UNet
 from torch import Tensor
+
+from swath.core.models.unet import UNet
 
 
 def eval_unet(**kwargs: int) -> UNet:

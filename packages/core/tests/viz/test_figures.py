@@ -4,6 +4,7 @@ import sys
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+
 from swath.core.viz import confusion, curve, default_palette, legend, panels, training_curves
 from swath.core.viz.figures import INK, figure_svg
 

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from swath.core.errors import DataError
 from swath.core.viz import page
 from swath.core.viz.overlay import default_palette

@@ -2,11 +2,12 @@ import json
 from pathlib import Path
 
 import torch
+from torch import nn
+from torchvision import tv_tensors
+
 from swath.core.sample import Sample
 from swath.core.segmentation import SegmentationTask
 from swath.core.viz.report import headline, read_log, training_report
-from torch import nn
-from torchvision import tv_tensors
 
 
 class Scenes:

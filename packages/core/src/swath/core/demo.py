@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+
 from swath.core.config import TrainConfig, load_config
 from swath.core.data.scenes import SceneDataset, render_large
 from swath.core.engine import evaluate, smoke, train

@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor, nn
+from torchvision import tv_tensors
+
 from swath.core.data.radiometry import Radiometry
 from swath.core.errors import ConfigError, suggest
 from swath.core.sample import Sample
 from swath.core.segmentation import SegmentationTask
 from swath.core.task import Batch
-from torch import Tensor, nn
-from torchvision import tv_tensors
 
 
 class PartialLabelTask(SegmentationTask):

@@ -5,14 +5,15 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
 from swath.core.data.radiometry import Radiometry
 from swath.core.errors import ConfigError, DataError
 from swath.core.inference.protocols import EvaluationMode
 from swath.core.metrics.segmentation import SegmentationMetrics
 from swath.core.sample import Sample
 from swath.core.task import Batch, Task
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 class SegmentationTask(Task):

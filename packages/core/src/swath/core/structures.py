@@ -14,6 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self, TypeVar
 
 import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as F
+
 from swath.kernels.boxes import (
     box_areas,
     boxes_to_hbb,
@@ -21,9 +25,6 @@ from swath.kernels.boxes import (
     normalise_boxes,
     quads_to_boxes,
 )
-from torch import Tensor
-from torchvision import tv_tensors
-from torchvision.transforms.v2 import functional as F
 
 Size = tuple[int, int]
 """Height and width in pixels."""

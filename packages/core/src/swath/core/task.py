@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
-from swath.core.sample import Sample
 from torch import Tensor, nn
+
+from swath.core.sample import Sample
 
 Batch = dict[str, Any]
 """What `Task.collate` makes: ``"image"`` float32 ``(B, C, H, W)``, targets, and ``"meta"``."""

@@ -2,11 +2,12 @@ import pickle
 
 import pytest
 import torch
+from torchvision import tv_tensors
+
 from swath.core.data.scenes import CLASS_SETS, LABELS, OBJECT_CLASSES, SceneDataset
 from swath.core.errors import DataError
 from swath.core.spec import Spec, from_data, to_data
 from swath.core.structures import RotatedBoxes
-from torchvision import tv_tensors
 
 
 def test_gives_every_kind_of_label_at_once() -> None:

@@ -2,6 +2,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from swath.core.data.scenes import DOMAINS, Expression, Scene, SceneObject, render
 
 MARGIN_PX, AREA_RATIO = 6.0, 1.25

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+
 from swath.core.data.scenes import CLASSES, DOMAINS, render_large
 from swath.core.data.scenes.paint import Painter, Sensor
 from swath.core.data.scenes.plan import Plan

@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from swath.core.data.scenes import CLASSES, DOMAINS, KINDS, OBJECT_CLASSES, VERSION, Scene, render
 from swath.core.errors import DataError
 

@@ -34,6 +34,7 @@ def build_backbone(
         CheckpointError: If ``weights`` doesn't fit.
     """
     import timm
+
     from swath.core.backbones.rvsa import rvsa
     from swath.core.backbones.timm import TimmPyramid
     from swath.core.backbones.vit import vit

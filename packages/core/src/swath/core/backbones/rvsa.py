@@ -13,11 +13,12 @@ from typing import Literal
 
 import torch
 from einops import rearrange
-from swath.core.backbones.vit import ChannelLayerNorm, DropPath, init_linear, patch_grid
-from swath.core.checkpoint.official import resize_position_embedding
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+from swath.core.backbones.vit import ChannelLayerNorm, DropPath, init_linear, patch_grid
+from swath.core.checkpoint.official import resize_position_embedding
 
 WINDOW = 7
 """Side of a window in tokens; fixed, since the tables of every checkpoint are made for it."""

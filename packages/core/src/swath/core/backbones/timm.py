@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from torch import Tensor, nn
+from torch.nn import functional as F
+
 from swath.core.checkpoint.official import load_strict
 from swath.core.checkpoint.safe import load_file
 from swath.core.errors import ConfigError, suggest
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 FINEST_STRIDE = 4
 """Maps finer than this are left out by default: they cost much and decide little."""

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from swath.core.checkpoint.official import resize_position_embedding
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+from swath.core.checkpoint.official import resize_position_embedding
 
 
 class DropPath(nn.Module):

@@ -4,9 +4,10 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import TypeVar
 
-from swath.core.errors import CheckpointError
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from swath.core.errors import CheckpointError
 
 V = TypeVar("V")
 

@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file as load_safetensors
-from swath.core.errors import CheckpointError, UnsafeCheckpointError
 from torch import Tensor
+
+from swath.core.errors import CheckpointError, UnsafeCheckpointError
 
 Format = Literal["safetensors", "torch", "torch-legacy", "pickle"]
 

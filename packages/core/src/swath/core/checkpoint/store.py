@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from safetensors.torch import load_file as load_safetensors
 from safetensors.torch import save_file
+from torch import Tensor, nn
+
 from swath.core.checkpoint.official import load_strict
 from swath.core.checkpoint.safe import file_format, load_any, read_header, read_metadata
 from swath.core.errors import CheckpointError, ConfigError, UnsafeCheckpointError
 from swath.core.files import atomic_path
 from swath.core.spec import Spec, from_data, target_name, to_data
 from swath.core.task import Task
-from torch import Tensor, nn
 
 FORMAT = 1
 _NO_HASH = "0" * 64

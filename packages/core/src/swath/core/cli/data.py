@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+
 from swath.core.cli.app import app
 from swath.core.errors import DataError
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+
 from swath.core.cli.app import app
 
 _PACKAGES = (

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+
 from swath.core.cli.app import app
 from swath.core.errors import ConfigError, SwathError
 

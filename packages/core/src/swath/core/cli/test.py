@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+
 from swath.core.cli.app import app
 from swath.core.cli.train import write_report
 

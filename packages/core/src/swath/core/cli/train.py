@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+
 from swath.core.cli.app import app
 
 if TYPE_CHECKING:

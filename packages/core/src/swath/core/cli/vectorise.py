@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+
 from swath.core.cli.app import app
 from swath.core.errors import ConfigError
 

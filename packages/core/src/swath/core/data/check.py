@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from swath.core.data.catalogue import dataset_spec
 from swath.core.data.detection import READERS, DetectionItems, Objects, read_coco
 from swath.core.data.readers import LabelReader, find_images, read_array, resolve_root

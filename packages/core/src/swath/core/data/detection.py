@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torchvision import tv_tensors
+
 from swath.core.data.readers import find_images, resolve_root
 from swath.core.data.segmentation import read_image_tensor
 from swath.core.data.spec import Item, Protocol, read_list
 from swath.core.errors import DataError, suggest
 from swath.core.sample import Sample
-from torch import Tensor
-from torchvision import tv_tensors
 
 _MAX_LABEL_BYTES = 64 << 20
 _VHR10_LINE = re.compile(r"\((\d+),(\d+)\),\((\d+),(\d+)\),(\d+)")

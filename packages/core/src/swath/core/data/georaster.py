@@ -15,13 +15,14 @@ import torch
 from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
+from torchvision import tv_tensors
+
 from swath.core.data.readers import LabelReader, resolve_root
 from swath.core.data.spec import Protocol
 from swath.core.errors import DataError, suggest
 from swath.core.geo.raster import RasterInfo, open_raster
 from swath.core.progress import track
 from swath.core.sample import Sample
-from torchvision import tv_tensors
 
 _RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".img", ".jp2", ".png")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from swath.core.data.places import Place, StitchedPlaces, balanced_folds, places_of
 from swath.core.data.readers import resolve_root
 from swath.core.data.segmentation import FolderSegmentation

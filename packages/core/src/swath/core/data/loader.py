@@ -13,10 +13,11 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
 from swath.core.errors import SwathError
 from swath.core.sample import Sample
 from swath.core.task import Batch, Task
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 Key = tuple[int, int]
 """Epoch and index of a sample."""

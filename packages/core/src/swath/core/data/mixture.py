@@ -5,9 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torchvision import tv_tensors
+
 from swath.core.errors import DataError, suggest
 from swath.core.sample import Sample
-from torchvision import tv_tensors
 
 
 class Selected:

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torchvision import tv_tensors
+
 from swath.core.data.segmentation import SegmentationItems
 from swath.core.errors import DataError
 from swath.core.sample import Sample
-from torchvision import tv_tensors
 
 _HALF_WORLD_M = 20037508.342789244  # half the equator's length in EPSG:3857
 _NAME = re.compile(r"(\d+)-(\d+)-(\d+)$")

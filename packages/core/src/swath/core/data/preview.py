@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
 from swath.core.errors import DataError
 from swath.core.files import atomic_path
 from swath.core.sample import Sample

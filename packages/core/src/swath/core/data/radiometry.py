@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from swath.core.errors import DataError
 from swath.core.progress import track
 from swath.core.sample import Sample
 from swath.core.spec import Spec
-from torch import Tensor
 
 _DTYPES = ("uint8", "uint16", "int16", "float32")
 _ANY = "any"

@@ -4,12 +4,13 @@ import math
 from typing import Any
 
 import torch
-from swath.core.data.transforms import ColorJitter, GaussianBlur, GaussianNoise
-from swath.core.errors import DataError
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision import tv_tensors
 from torchvision.transforms import v2
+
+from swath.core.data.transforms import ColorJitter, GaussianBlur, GaussianNoise
+from swath.core.errors import DataError
 
 Affine = tuple[tuple[float, float, float], tuple[float, float, float]]
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+
 from swath.core.data.spec import Protocol
 from swath.core.errors import DataError, RasterError, suggest
 

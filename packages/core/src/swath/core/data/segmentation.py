@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torchvision import tv_tensors
+
 from swath.core.data.readers import (
     IMAGE_SUFFIXES,
     LabelReader,
@@ -15,8 +18,6 @@ from swath.core.data.readers import (
 from swath.core.data.spec import Item, Protocol, read_list
 from swath.core.errors import DataError, suggest
 from swath.core.sample import Sample
-from torch import Tensor
-from torchvision import tv_tensors
 
 
 class SegmentationItems:

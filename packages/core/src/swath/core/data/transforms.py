@@ -19,11 +19,12 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from swath.core.structures import RotatedBoxes, keep_visible
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
+
+from swath.core.structures import RotatedBoxes, keep_visible
 
 Array = NDArray[Any]
 Range = tuple[float, float]

@@ -20,12 +20,13 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor, nn
+
 from swath.core.checkpoint.store import save_model, verify
 from swath.core.config import TrainConfig
 from swath.core.engine.ema import ExponentialMovingAverage
 from swath.core.errors import CheckpointError, SwathError, TrainingError
 from swath.core.files import atomic_path
-from torch import Tensor, nn
 
 FORMAT = 1
 

@@ -6,10 +6,11 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from torch import nn
+
 from swath.core.errors import DataError, SwathError
 from swath.core.progress import Bar
 from swath.core.task import Task, to_device
-from torch import nn
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

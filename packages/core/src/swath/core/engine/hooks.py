@@ -7,6 +7,8 @@ from typing import Any, TextIO
 
 import torch
 from mmengine.hooks import Hook
+from torch import Tensor
+
 from swath.core.config import TrainConfig
 from swath.core.engine.checkpointing import (
     RunFolder,
@@ -19,7 +21,6 @@ from swath.core.engine.evaluation import as_data
 from swath.core.errors import MissingDependencyError, TrainingError
 from swath.core.files import atomic_path
 from swath.core.progress import Bar
-from torch import Tensor
 
 
 class ScheduleHook(Hook):  # type: ignore[misc]

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
+
 from swath.core.errors import ConfigError
 from swath.core.spec import Spec
-from torch import nn
 
 
 @dataclass(frozen=True)

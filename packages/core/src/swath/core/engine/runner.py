@@ -19,6 +19,8 @@ from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from mmengine.runner.base_loop import BaseLoop
+from torch import Tensor, nn
+
 from swath.core.engine.checkpointing import (
     TrainerState,
     preserved_random_state,
@@ -26,7 +28,6 @@ from swath.core.engine.checkpointing import (
 )
 from swath.core.engine.evaluation import autocast
 from swath.core.task import Batch, Task, to_device
-from torch import Tensor, nn
 
 
 class Trainee(nn.Module):

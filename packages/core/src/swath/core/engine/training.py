@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
+
 from swath.core.checkpoint.safe import load_file
 from swath.core.config import TrainConfig
 from swath.core.engine.checkpointing import RunFolder, TrainerState, resume_latest
@@ -24,7 +26,6 @@ from swath.core.progress import Bar
 from swath.core.sample import Sample
 from swath.core.spec import Spec
 from swath.core.task import Task
-from torch import nn
 
 # what may change between the parts of a run without changing what it learns
 _CHANGEABLE = {"val_every", "checkpoint_every", "keep_last", "log_every", "num_workers", "card"}

@@ -29,6 +29,7 @@ from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.transform import Affine, xy
 from rasterio.windows import Window
+
 from swath.core.errors import RasterError
 from swath.core.files import atomic_path
 

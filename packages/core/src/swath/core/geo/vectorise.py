@@ -22,6 +22,7 @@ from rasterio.transform import Affine
 from rasterio.windows import Window
 from shapely.geometry import Polygon, box
 from shapely.geometry.polygon import orient
+
 from swath.core.errors import ConfigError, RasterError, suggest
 from swath.core.files import atomic_path
 from swath.core.geo.raster import RasterInfo, open_raster

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from swath.core.heads.upernet import ConvModule, Norm, resize_to
 from torch import Tensor, nn
+
+from swath.core.heads.upernet import ConvModule, Norm, resize_to
 
 
 class LightDecoder(nn.Module):

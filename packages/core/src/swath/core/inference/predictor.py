@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rasterio.windows import Window
+from torch import nn
+
 from swath.core.errors import ConfigError, RasterError
 from swath.core.geo.raster import GeoImage, RasterInfo, open_raster, plausible
 from swath.core.inference.results import check_format
@@ -20,7 +22,6 @@ from swath.core.inference.tiler import Plan, Scene, Tile, TilePrediction, ahead,
 from swath.core.progress import Bar
 from swath.core.sample import Sample
 from swath.core.task import Batch, Task, to_device
-from torch import nn
 
 RASTER_SUFFIXES = (".tif", ".tiff")
 

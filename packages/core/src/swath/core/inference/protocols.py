@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from swath.core.errors import ConfigError
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from swath.core.errors import ConfigError
 
 Mode = Literal["whole", "resize", "slide"]
 

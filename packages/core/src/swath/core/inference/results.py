@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from rasterio.windows import Window
+
 from swath.core.errors import ConfigError, MissingDependencyError
 from swath.core.files import atomic_path
 from swath.core.geo.raster import GeoImage, RasterInfo, RasterWriter, read_image

@@ -27,9 +27,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rasterio.windows import Window
+from torch import Tensor
+
 from swath.core.errors import ConfigError, RasterError
 from swath.core.geo.raster import RasterInfo
-from torch import Tensor
 
 if TYPE_CHECKING:
     from swath.core.inference.results import SegmentationResult

@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Self
 
 import torch
-from swath.core.errors import DataError
 from torch import Tensor
+
+from swath.core.errors import DataError
 
 MATRIX_LIMIT = 4096
 """Above so many classes only the three margins are kept: they suffice for every figure here."""

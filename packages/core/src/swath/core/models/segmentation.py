@@ -9,14 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from torch import Tensor, nn
+from torch.nn import functional as F
+
 from swath.core.backbones import build_backbone
 from swath.core.backbones.vit import vit
 from swath.core.checkpoint.official import load_strict
 from swath.core.checkpoint.safe import load_file
 from swath.core.heads import LightDecoder, UPerNet
 from swath.core.heads.upernet import Norm
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 V = TypeVar("V")
 

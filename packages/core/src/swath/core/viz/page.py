@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 from PIL import Image
+
 from swath.core.errors import DataError
 from swath.core.files import atomic_path
 from swath.core.viz.figures import figure_svg

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
+
 from swath.core.config import TrainConfig, load_config
 from swath.core.sample import Sample
 from swath.core.task import Task, to_device
@@ -16,7 +18,6 @@ from swath.core.viz import page
 from swath.core.viz.figures import confusion, training_curves
 from swath.core.viz.overlay import Colour, default_palette, difference, display_rgb
 from swath.core.viz.page import Section, write_report
-from torch import nn
 
 _JUDGED_AT_MOST = 300
 

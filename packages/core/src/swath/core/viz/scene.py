@@ -13,6 +13,7 @@ from rasterio.enums import Resampling
 from rasterio.transform import Affine
 from rasterio.warp import transform as transform_points
 from rasterio.windows import Window
+
 from swath.core.geo.raster import RasterInfo, open_raster
 from swath.core.viz.overlay import Colour, display_rgb
 from swath.core.viz.page import Section, class_table, facts, layers, legend_list, number

@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torchvision import tv_tensors
+
 from swath.core.data.scenes.domains import CLASS_SETS, OBJECT_CLASSES, Colour
 from swath.core.data.scenes.scene import Scene, find_domain, render
 from swath.core.errors import DataError, suggest
 from swath.core.sample import Sample
 from swath.core.structures import RotatedBoxes
-from torchvision import tv_tensors
 
 LABELS: tuple[str, ...] = ("mask", "boxes", "instances", "label", "caption", "expressions")
 """What a `SceneDataset` can give as targets; ``"boxes"`` brings ``"labels"`` with it."""

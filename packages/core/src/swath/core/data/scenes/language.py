@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from swath.core.data.scenes.domains import CLASSES
 from swath.core.data.scenes.plan import Dice
 

@@ -6,6 +6,7 @@ import numpy as np
 from rasterio.crs import CRS
 from rasterio.transform import from_origin
 from rasterio.windows import Window
+
 from swath.core.data.scenes.domains import CLASS_SETS
 from swath.core.data.scenes.paint import Painter, Sensor
 from swath.core.data.scenes.plan import Plan

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import numpy.typing as npt
+
 from swath.core.data.scenes.plan import (
     HEIGHT_UNIT_M,
     LEAVES,

@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
+
 from swath.core.data.scenes.domains import Colour, Domain
 
 T = TypeVar("T")

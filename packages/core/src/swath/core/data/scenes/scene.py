@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
 from swath.core.data.scenes.domains import CLASSES, DOMAINS, KINDS, OBJECT_CLASSES, Domain
 from swath.core.data.scenes.language import Expression, SceneObject, describe, expressions
 from swath.core.data.scenes.paint import LARGEST, Painter, Sensor, Window
