@@ -1,0 +1,167 @@
+"""What a detector gives: boxes that know their image, their classes and their place on earth."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from swath.core.errors import ConfigError
+from swath.core.files import atomic_path
+from swath.core.geo.raster import RasterInfo
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
+FORMATS = (".geojson", ".gpkg", ".json", ".txt")
+"""Suffixes: polygons in EPSG:4326, polygons in the image's CRS, COCO, DOTA."""
+
+
+@dataclass
+class DetectionResult:
+    """Objects found in an image.
+
+    Attributes:
+        info: Size and georeference of the image.
+        classes: Class names in index order.
+        boxes: ``(N, 4)`` corners x1, y1, x2, y2, or ``(N, 5)`` rotated boxes cx, cy, w, h, angle
+            (radians, clockwise positive on screen); pixels.
+        labels: int64 ``(N,)``.
+        scores: ``(N,)`` in 0..1.
+        image: The image it was made from, for pictures.
+    """
+
+    info: RasterInfo
+    classes: tuple[str, ...]
+    boxes: NDArray[np.floating[Any]]
+    labels: NDArray[np.int64]
+    scores: NDArray[np.floating[Any]]
+    image: Any = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        count = len(self.boxes)
+        if self.boxes.ndim != 2 or self.boxes.shape[1] not in (4, 5):
+            raise ValueError(f"boxes must be (N, 4) or (N, 5); got {self.boxes.shape}")
+        if len(self.labels) != count or len(self.scores) != count:
+            raise ValueError(
+                f"{count} boxes need as many labels and scores; got {len(self.labels)} and "
+                f"{len(self.scores)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def corners(self) -> NDArray[np.float64]:
+        """``(N, 4, 2)`` corners in pixels, clockwise on screen from the upper left of the box."""
+        boxes = np.asarray(self.boxes, dtype=np.float64)
+        if boxes.shape[1] == 4:
+            x1, y1, x2, y2 = boxes.T
+            return np.stack([x1, y1, x2, y1, x2, y2, x1, y2], axis=1).reshape(-1, 4, 2)
+        cx, cy, w, h, angle = boxes.T
+        along = np.stack([np.cos(angle), np.sin(angle)], axis=1) * w[:, None] / 2
+        across = np.stack([-np.sin(angle), np.cos(angle)], axis=1) * h[:, None] / 2
+        centre = np.stack([cx, cy], axis=1)
+        return np.stack(
+            [
+                centre - along - across,
+                centre + along - across,
+                centre + along + across,
+                centre - along + across,
+            ],
+            axis=1,
+        )
+
+    def to_gdf(self) -> "GeoDataFrame":
+        """Polygons with ``class``, ``class_id`` and ``score``, in the image's CRS or in pixels."""
+        import geopandas as gpd
+
+        t, points = self.info.transform, self.corners()
+        x, y = points[..., 0], points[..., 1]
+        placed = np.stack([t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f], axis=-1)
+        return gpd.GeoDataFrame(
+            {
+                "class": np.array([self.classes[i] for i in self.labels], dtype=object),
+                "class_id": np.asarray(self.labels, dtype=np.int32),
+                "score": np.asarray(self.scores, dtype=np.float64),
+            },
+            geometry=list(shapely.polygons(placed)),
+            crs=self.info.crs.to_wkt() if self.info.crs is not None else None,
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write the objects in the format the suffix says.
+
+        Args:
+            path: ``.geojson`` (EPSG:4326), ``.gpkg`` (the image's CRS), ``.json`` (COCO results in
+                a COCO file) or ``.txt`` (DOTA: eight coordinates, class, difficulty 0).
+
+        Returns:
+            The path.
+
+        Raises:
+            ConfigError: If the suffix is none of these.
+        """
+        path = Path(path)
+        writers: dict[str, Callable[[Path], None]] = {
+            ".geojson": self._vectors,
+            ".gpkg": self._vectors,
+            ".json": self._coco,
+            ".txt": self._dota,
+        }
+        if path.suffix.lower() not in writers:
+            raise ConfigError(
+                f"{path}: a detection result can't be saved as '{path.suffix}'; use one of "
+                f"{', '.join(writers)}"
+            )
+        with atomic_path(path) as temporary:
+            writers[path.suffix.lower()](temporary)
+        return path
+
+    def _vectors(self, path: Path) -> None:
+        import pyogrio
+
+        table = self.to_gdf()
+        options: dict[str, Any] = {"driver": "GPKG", "layer": "objects"}
+        if path.suffix.lower() == ".geojson":
+            table = table.to_crs("EPSG:4326") if table.crs is not None else table
+            options = {"driver": "GeoJSON", "COORDINATE_PRECISION": 9}
+        pyogrio.write_dataframe(table, path, geometry_type="Polygon", **options)
+
+    def _coco(self, path: Path) -> None:
+        name = Path(self.info.path).name if self.info.path is not None else "image"
+        annotations = []
+        for i, quad in enumerate(self.corners()):
+            low, high = quad.min(axis=0), quad.max(axis=0)
+            area = float(shapely.area(shapely.Polygon(quad)))
+            annotations.append(
+                {
+                    "id": i + 1,
+                    "image_id": 1,
+                    "category_id": int(self.labels[i]) + 1,
+                    "bbox": [*map(float, low), *map(float, high - low)],
+                    "segmentation": [[float(v) for v in quad.ravel()]],
+                    "area": area,
+                    "iscrowd": 0,
+                    "score": float(self.scores[i]),
+                }
+            )
+        content = {
+            "images": [
+                {"id": 1, "file_name": name, "width": self.info.width, "height": self.info.height}
+            ],
+            "categories": [{"id": i + 1, "name": name} for i, name in enumerate(self.classes)],
+            "annotations": annotations,
+        }
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+    def _dota(self, path: Path) -> None:
+        lines = [
+            " ".join(f"{v:.2f}" for v in quad.ravel())
+            + f" {self.classes[label].replace(' ', '-')} 0"
+            for quad, label in zip(self.corners(), self.labels, strict=True)
+        ]
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

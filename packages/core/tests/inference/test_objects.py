@@ -1,0 +1,76 @@
+import json
+import math
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pytest
+from rasterio.crs import CRS
+from rasterio.transform import Affine
+
+from swath.core.errors import ConfigError
+from swath.core.geo.raster import RasterInfo
+from swath.core.inference.answers import CaptionResult, ClassificationResult, CountResult
+from swath.core.inference.objects import DetectionResult
+
+PLACE = RasterInfo(
+    Path("a.tif"), 200, 100, crs=CRS.from_epsg(32633), transform=Affine(0.5, 0, 4e5, 0, -0.5, 5e6)
+)
+
+
+def result(boxes: list[list[float]]) -> DetectionResult:
+    count = len(boxes)
+    return DetectionResult(
+        PLACE, ("plane", "small ship"), np.array(boxes), np.arange(count) % 2, np.full(count, 0.5)
+    )
+
+
+def test_corners_turn_clockwise_on_screen() -> None:
+    quad = result([[50, 40, 20, 10, math.pi / 2]]).corners()[0]
+    np.testing.assert_allclose(quad, [[55, 30], [55, 50], [45, 50], [45, 30]], atol=1e-9)
+    quad = result([[10, 20, 30, 40]]).corners()[0]
+    np.testing.assert_allclose(quad, [[10, 20], [30, 20], [30, 40], [10, 40]])
+
+
+@pytest.mark.parametrize(("suffix", "epsg"), [(".gpkg", 32633), (".geojson", 4326)])
+def test_polygons_lie_where_the_objects_are(tmp_path: Path, suffix: str, epsg: int) -> None:
+    path = result([[50, 40, 20, 10, 0.3], [100, 50, 8, 6, 0]]).save(tmp_path / f"o{suffix}")
+    table = gpd.read_file(path)
+    assert table.crs.to_epsg() == epsg
+    assert table["class"].tolist() == ["plane", "small ship"]
+    placed = table.to_crs(32633)
+    np.testing.assert_allclose(placed.area, [200 * 0.25, 48 * 0.25], rtol=1e-4)
+    np.testing.assert_allclose(placed.centroid.x, [4e5 + 25, 4e5 + 50], atol=1e-3)
+    np.testing.assert_allclose(placed.centroid.y, [5e6 - 20, 5e6 - 25], atol=1e-3)
+
+
+def test_coco_and_dota_hold_the_same_objects(tmp_path: Path) -> None:
+    found = result([[50, 40, 20, 10, 0], [100, 50, 8, 6, 0]])
+    content = json.loads(found.save(tmp_path / "o.json").read_text())
+    assert [a["bbox"] for a in content["annotations"]] == [[40, 35, 20, 10], [96, 47, 8, 6]]
+    assert [a["category_id"] for a in content["annotations"]] == [1, 2]
+    lines = found.save(tmp_path / "o.txt").read_text().splitlines()
+    assert lines[0] == "40.00 35.00 60.00 35.00 60.00 45.00 40.00 45.00 plane 0"
+    assert lines[1].endswith("small-ship 0")
+
+
+@pytest.mark.parametrize("suffix", [".geojson", ".gpkg", ".json", ".txt"])
+def test_nothing_found_is_a_file_too(tmp_path: Path, suffix: str) -> None:
+    found = DetectionResult(PLACE, ("a",), np.zeros((0, 5)), np.zeros(0, int), np.zeros(0))
+    assert found.save(tmp_path / f"o{suffix}").exists()
+
+
+def test_refuses_what_does_not_fit(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"o\.xml.*use one of"):
+        result([[1, 2, 3, 4]]).save(tmp_path / "o.xml")
+    with pytest.raises(ValueError, match="1 boxes need as many labels"):
+        DetectionResult(PLACE, ("a",), np.zeros((1, 4)), np.zeros(0, int), np.zeros(1))
+
+
+def test_answers_are_saved_as_json(tmp_path: Path) -> None:
+    answer = ClassificationResult(("a", "b"), (0.2, 0.8))
+    assert answer.label == "b"
+    assert json.loads(answer.save(tmp_path / "a.json").read_text())["classes"] == ["a", "b"]
+    assert json.loads(CountResult("ship", 3).save(tmp_path / "c.json").read_text())["count"] == 3
+    with pytest.raises(ConfigError, match=r"saved as \.json"):
+        CaptionResult("a harbour").save(tmp_path / "c.txt")
