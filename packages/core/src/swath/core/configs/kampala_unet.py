@@ -22,7 +22,6 @@ task = Spec(
     SegmentationTask,
     classes=list(BUILDINGS.classes),
     palette=[list(colour) for colour in BUILDINGS.palette],
-    dice_weight=0.5,
     gsd_m=0.1,  # tiles of 0.075, 0.15 and 0.3 m
     flip_tta=True,
 )
