@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--samples", type=Path, required=True, help="folder of the sample data")
     parser.add_argument("--runs", type=Path, default=Path("runs/kampala"), help="run folders")
     parser.add_argument("--set", action="append", default=[], help="override of the config")
+    parser.add_argument("--only", help="train and judge this fold alone (0 to 3, or mosaic)")
     parser.add_argument("--smoke", action="store_true", help="a few steps, nothing recorded")
     arguments = parser.parse_args()
     overrides = [*arguments.set, *(["iterations=4", "batch_size=2"] if arguments.smoke else [])]
@@ -53,7 +54,10 @@ def main() -> None:
     rows = [
         run_fold(fold, arguments.samples, arguments.runs / f"fold_{fold}", overrides)
         for fold in FOLDS
+        if arguments.only in (None, str(fold))
     ]
+    if arguments.only is not None:
+        return
     mosaic = map_mosaic(arguments.samples, arguments.runs)
     folds = rows[:4]
     summary = {
@@ -76,7 +80,11 @@ def main() -> None:
 def run_fold(
     fold: int | str, samples: Path, run_dir: Path, overrides: Sequence[str]
 ) -> dict[str, Any]:
-    """Train (or take up) one fold and judge it on its held-out places."""
+    """Train and judge one fold on its held-out places, unless an earlier call has done so."""
+    done = run_dir / "fold.json"
+    if done.exists():
+        row: dict[str, Any] = json.loads(done.read_text())
+        return row
     root = samples / TILES
     config = load_config(
         "kampala_unet",
@@ -96,14 +104,17 @@ def run_fold(
     places = kampala_buildings(root, fold, "test", stitched=True)
     finest = [places[i] for i, name in enumerate(places.ids) if name.endswith("@21")]
     figures["iou_places"] = building(evaluate(model, task, finest, batch_size=1))
-    return {
+    row = {
         "fold": fold,
         "test_tiles": len(tiles),
         **{name: round(value, 4) for name, value in figures.items()},
         "train_min": round(minutes, 2),
         "cpu_min_without_workers": round(cpu_minutes, 2),
         "iterations": summary.step,
+        "threads": torch.get_num_threads(),
     }
+    done.write_text(json.dumps(row))
+    return row
 
 
 def map_mosaic(samples: Path, runs: Path) -> dict[str, float]:

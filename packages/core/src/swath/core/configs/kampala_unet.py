@@ -17,7 +17,7 @@ from swath.core.spec import Spec
 
 _ROOT = "$SWATH_DATA/segmentation/oam_kampala_buildings"
 
-model = Spec(UNet, in_channels=3, num_classes=2, width=32, depth=3, stem_stride=4)
+model = Spec(UNet, in_channels=3, num_classes=2, width=16, depth=4, stem_stride=2)
 task = Spec(
     SegmentationTask,
     classes=list(BUILDINGS.classes),
@@ -28,14 +28,14 @@ task = Spec(
 
 # whole places, so that windows cross the borders between tiles; judged tile by tile
 train = Spec(kampala_buildings, root=_ROOT, fold=0, part="train", stitched=True)
-augment = Spec(window_augment, size=256, scale=[0.4, 1.5])
+augment = Spec(window_augment, size=192, scale=[0.4, 1.5])
 test = Spec(kampala_buildings, root=_ROOT, fold=0, part="test")
 
 optimizer = adamw_cosine(lr=2e-3, weight_decay=0.05, warmup=80)
-iterations = 1600
+iterations = 1200
 batch_size = 8
 num_workers = 1
-checkpoint_every = 800
+checkpoint_every = 600
 keep_last = 1
 ema = 0.99
 clip_norm = 1.0
