@@ -32,10 +32,10 @@ augment = Spec(window_augment, size=192, scale=[0.4, 1.5])
 test = Spec(kampala_buildings, root=_ROOT, fold=0, part="test")
 
 optimizer = adamw_cosine(lr=2e-3, weight_decay=0.05, warmup=80)
-iterations = 1200
+iterations = 700
 batch_size = 8
 num_workers = 1
-checkpoint_every = 600
+checkpoint_every = 350
 keep_last = 1
 ema = 0.99
 clip_norm = 1.0
