@@ -157,6 +157,13 @@ def test_wrong_band_count_is_refused_with_the_fix(tmp_path: Path) -> None:
         predictor().predict(image)
 
 
+def test_a_grey_image_is_told_to_repeat_its_band(tmp_path: Path) -> None:
+    image = write(tmp_path / "a.tif", noise(1, 9, 9))
+    with pytest.raises(DataError, match=r"1 band.*takes 3.*repeat.*--bands 1,1,1$"):
+        predictor().predict(image)
+    assert (predictor().predict(image, bands=[1, 1, 1]).mask == 0).all()
+
+
 def test_other_ground_sampling_distance_is_a_warning(tmp_path: Path) -> None:
     image = write(tmp_path / "a.tif", noise(3, 9, 9))
     with pytest.warns(UserWarning, match=r"pixels of 0\.3 m, the model was made for 10 m"):
@@ -378,3 +385,29 @@ def test_unknown_models_and_missing_checkpoints_are_refused(tmp_path: Path) -> N
         load_model("swath-smal")
     with pytest.raises(SwathError, match=r"missing\.safetensors"):
         load_model(tmp_path / "missing.safetensors")
+
+
+def test_many_classes_make_the_tile_smaller() -> None:
+    image = np.ones((1100, 1100, 3), np.uint8)
+    for classes, side in ((3, 1024), (32, 512)):
+        seen = []
+
+        class Remembers(nn.Module):
+            def forward(self, image: Tensor) -> Tensor:
+                seen.append(max(image.shape[-2:]))  # noqa: B023
+                return image[:, :1].expand(-1, classes, -1, -1).clone()  # noqa: B023
+
+        task = SegmentationTask([str(i) for i in range(classes)], radiometry())
+        Predictor(Remembers(), task).predict(image)
+        assert max(seen) <= side
+        assert max(seen) > side // 2 - 128
+
+
+def test_convolutions_run_channels_last_and_other_models_as_they_are() -> None:
+    last = torch.channels_last
+    convolution = nn.Conv2d(3, 3, 3, padding=1)
+    Predictor(nn.Sequential(convolution), SegmentationTask(["a", "b", "c"]))
+    assert convolution.weight.is_contiguous(memory_format=last)
+    mixed = nn.ModuleList([nn.Conv2d(3, 3, 3), nn.Linear(3, 3)])
+    Predictor(mixed, SegmentationTask(["a", "b", "c"]))
+    assert not mixed[0].weight.is_contiguous(memory_format=last)

@@ -57,7 +57,10 @@ def predict(
         str | None,
         typer.Option(help="How the numbers map to the model's range: `--scale 0:10000`."),
     ] = None,
-    tile: Annotated[int, typer.Option(min=1, help="Largest tile side in pixels.")] = 1024,
+    tile: Annotated[
+        int | None,
+        typer.Option(min=1, help="Largest tile side; default 1024, less for many classes."),
+    ] = None,
     overlap: Annotated[int, typer.Option(min=0, help="Context shared by neighbours.")] = 64,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Tiles at once; default 1 on a CPU, 4 on a GPU.")
@@ -104,7 +107,7 @@ def predict(
     if task is not None and task != predictor.task.kind:
         raise ConfigError(f"{model} does {predictor.task.kind}, not '{task}'; leave --task out")
     options: dict[str, Any] = {
-        "tile": tile,
+        "tile": tile or "auto",
         "overlap": overlap,
         "batch_size": batch_size,
         "bands": numbers,

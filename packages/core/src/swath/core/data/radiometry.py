@@ -139,10 +139,12 @@ class Radiometry:
             DataError: With the fix.
         """
         if count != len(self.bands):
+            # a file with too few has to repeat one: the last, so that grey becomes 1,1,1
+            numbers = ",".join(str(min(i + 1, count)) for i in range(len(self.bands)))
+            what = "choose them" if count > len(self.bands) else "repeat what is there"
             raise DataError(
                 f"{where}: {count} band(s), but the model takes {len(self.bands)} "
-                f"({', '.join(self.bands)}); choose them with bands, e.g. "
-                f"--bands {','.join(str(i + 1) for i in range(len(self.bands)))}"
+                f"({', '.join(self.bands)}); {what} with bands, e.g. --bands {numbers}"
             )
         name = str(dtype).removeprefix("torch.")
         if self.dtype not in (name, _ANY):

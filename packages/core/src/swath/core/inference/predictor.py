@@ -18,12 +18,27 @@ from torch import nn
 from swath.core.errors import ConfigError, RasterError
 from swath.core.geo.raster import GeoImage, RasterInfo, open_raster, plausible
 from swath.core.inference.results import check_format
-from swath.core.inference.tiler import Plan, Scene, Tile, TilePrediction, ahead, plan_tiles
+from swath.core.inference.tiler import (
+    Plan,
+    Scene,
+    Tile,
+    TilePrediction,
+    ahead,
+    plan_tiles,
+    smallest_tile,
+)
 from swath.core.progress import Bar
 from swath.core.sample import Sample
 from swath.core.task import Batch, Task, to_device
 
 RASTER_SUFFIXES = (".tif", ".tiff")
+
+TILE = 1024
+"""Largest side of a tile where none is chosen, px: larger ones drop out of the processor's caches,
+of smaller ones more is overlap (`benchmarks/tiled_prediction.py`)."""
+
+TILE_BYTES = 32 << 20
+"""Most that the logits of such a tile may take; many classes make it smaller than `TILE`."""
 
 
 class Predictor:
@@ -41,7 +56,7 @@ class Predictor:
     """
 
     def __init__(self, model: nn.Module, task: Task, card: dict[str, Any] | None = None) -> None:
-        self.model = model.eval()
+        self.model = _fast(model.eval())
         self.task = task
         self.card = dict(card or {})
 
@@ -65,7 +80,7 @@ class Predictor:
         self,
         image: Any,
         *,
-        tile: int | None = 1024,
+        tile: int | Literal["auto"] | None = "auto",
         overlap: int = 64,
         blend: int = 32,
         batch_size: int | None = None,
@@ -84,7 +99,9 @@ class Predictor:
 
         Args:
             image: A path, a `GeoImage`, an array ``(H, W, C)`` or ``(H, W)``, or a PIL image.
-            tile: Largest tile side in pixels; None runs the image in one piece.
+            tile: Largest tile side in pixels; ``"auto"`` is `TILE`, less where there are so many
+                classes that the logits of a tile would pass `TILE_BYTES`; None runs the image in
+                one piece.
             overlap: Context that neighbouring tiles share and discard; at least the model's
                 receptive field makes the result independent of the tiling.
             blend: Width of the band in which neighbours are cross-faded.
@@ -124,7 +141,10 @@ class Predictor:
             info = source.info
             chosen = tuple(info.image_bands if bands is None else bands)
             self._check(task, info, chosen, target)
-            plan = plan_tiles(info.height, info.width, tile, overlap, blend, self._align())
+            align = self._align()
+            if tile == "auto":
+                tile = _auto_tile(len(task.classes), overlap, blend, align)
+            plan = plan_tiles(info.height, info.width, tile, overlap, blend, align)
             scene = Scene(
                 plan,
                 info,
@@ -240,6 +260,26 @@ def load_model(
 
     model, task, metadata = zoo.load(text, weights=weights, device=str(place))
     return Predictor(model, task, metadata.get("card"))
+
+
+def _fast(model: nn.Module) -> nn.Module:
+    """Store the weights of a convolutional network channels last: half as fast again on a CPU.
+
+    A model with linear layers is left alone: it reshapes features, to which their order in memory
+    matters.
+    """
+    layers = list(model.modules())
+    if not any(isinstance(layer, nn.Linear | nn.MultiheadAttention) for layer in layers):
+        for layer in layers:
+            if isinstance(layer, nn.Conv2d):
+                layer.to(memory_format=torch.channels_last)
+    return model
+
+
+def _auto_tile(num_classes: int, overlap: int, blend: int, align: int) -> int:
+    """The largest multiple of ``align`` within `TILE` and `TILE_BYTES` that the overlaps allow."""
+    side = min(TILE, math.isqrt(TILE_BYTES // (4 * max(num_classes, 1))))
+    return max(side // align * align, smallest_tile(overlap, blend, align))
 
 
 class _Source(Protocol):

@@ -131,16 +131,20 @@ def plan_tiles(
     if tile is None:
         tile = max(height, width)
     else:
-        step = (tile // align - -(-(overlap + blend) // align)) * align
-        if step < max(align, 2 * blend):
-            least = -(-(overlap + blend) // align) + max(1, -(-2 * blend // align))
+        least = smallest_tile(overlap, blend, align)
+        if tile < least:
             raise ConfigError(
                 f"tile={tile} is too small for overlap={overlap} and blend={blend}; "
-                f"use a tile of {least * align} or more, or smaller overlaps"
+                f"use a tile of {least} or more, or smaller overlaps"
             )
         tile = tile // align * align
     rows, columns = (_spans(n, tile, overlap, blend, align) for n in (height, width))
     return Plan(height, width, blend, rows, columns)
+
+
+def smallest_tile(overlap: int, blend: int, align: int = 32) -> int:
+    """Least side of a tile, px: what it shares, and a step in which two bands have room."""
+    return align * (-(-(overlap + blend) // align) + max(1, -(-2 * blend // align)))
 
 
 def _spans(length: int, tile: int, overlap: int, blend: int, align: int) -> tuple[Span, ...]:
@@ -234,18 +238,24 @@ def blend_logits(
         The tile, logits ``(K, h', w')`` of its `Tile.settled` window or None, and validity
         ``(h', w')`` or None.
     """
-    above: list[Tensor | None] = [None] * len(plan.columns)
+    above: Tensor | None = None  # one buffer for the whole scene: no holes between large tiles
+    known = [False] * len(plan.columns)  # whether a column's part of it means anything
     left: Tensor | None = None
     for item in tiles:
         tile, y, x = item.tile, item.tile.y, item.tile.x
         if tile.column == 0:
             left = None
         if item.prediction is None:
-            above[tile.column] = left = None
+            known[tile.column], left = False, None
             yield tile, None, None
             continue
-        settled, below, right = _fade(item.prediction, tile, plan.blend, left, above[tile.column])
-        above[tile.column], left = below, right
+        if above is None:
+            above = item.prediction.new_empty(len(item.prediction), plan.blend, plan.width)
+        strip = above[:, :, x.begin : x.hold]
+        settled, left = _fade(
+            item.prediction, tile, plan.blend, left, strip, upper=known[tile.column]
+        )
+        known[tile.column] = True
         valid = item.valid
         if valid is not None:
             valid = valid[
@@ -258,9 +268,22 @@ def blend_logits(
 
 @torch.inference_mode()
 def _fade(
-    logits: Tensor, tile: Tile, blend: int, left: Tensor | None, above: Tensor | None
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Fade a tile into its left and upper neighbours; hold back its lower and right bands."""
+    logits: Tensor, tile: Tile, blend: int, left: Tensor | None, strip: Tensor, *, upper: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Fade a tile into its left and upper neighbours; hold back its right and lower bands.
+
+    Args:
+        logits: ``(K, h, w)``, overwritten.
+        tile: Where.
+        blend: Width of the bands.
+        left: What the left neighbour held back.
+        strip: ``(K, blend, w')``, over the tile's settled columns: what the upper neighbour held
+            back; replaced by what this tile holds back for the lower one.
+        upper: Whether the strip holds anything yet.
+
+    Returns:
+        Logits of the tile's settled window, and what it holds back for the right neighbour.
+    """
     y, x = tile.y, tile.x
     top, bottom = y.begin - y.start, y.hold - y.start
     first, last = x.begin - x.start, x.hold - x.start
@@ -269,13 +292,12 @@ def _fade(
         band = logits[:, :, first : first + x.fade]
         torch.lerp(left, band, weight, out=band)
     right = logits[:, :, last : last + blend].clone() if x.hold < x.stop and blend else None
-    if above is not None and y.fade:
+    if upper and y.fade:
         band = logits[:, top : top + y.fade, first:last]
-        torch.lerp(above, band, weight[:, None], out=band)
-    below = None
-    if y.hold < y.stop and blend:
-        below = logits[:, bottom : bottom + blend, first:last].clone()
-    return logits[:, top:bottom, first:last], below, right
+        torch.lerp(strip, band, weight[:, None], out=band)
+    if y.hold < y.stop:
+        strip.copy_(logits[:, bottom : bottom + blend, first:last])
+    return logits[:, top:bottom, first:last], right
 
 
 def blend_segmentation(
