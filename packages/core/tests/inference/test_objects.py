@@ -9,7 +9,7 @@ from rasterio.crs import CRS
 from rasterio.transform import Affine
 
 from swath.core.errors import ConfigError
-from swath.core.geo.raster import RasterInfo
+from swath.core.geo.raster import GeoImage, RasterInfo
 from swath.core.inference.answers import CaptionResult, ClassificationResult, CountResult
 from swath.core.inference.objects import DetectionResult
 
@@ -60,6 +60,28 @@ def test_nothing_found_is_a_file_too(tmp_path: Path, suffix: str) -> None:
     assert found.save(tmp_path / f"o{suffix}").exists()
 
 
+def test_outlines_lie_on_the_objects_of_the_picture() -> None:
+    found = result([[50, 40, 20, 10, 0.0], [100, 50, 8, 6, 0.0]])
+    found.image = GeoImage(np.zeros((3, 100, 200), np.uint8), np.ones((100, 200), bool), PLACE)
+    figure = found.plot(side=100)  # half the size
+    axes = figure.axes[0]
+    assert np.shape(axes.images[0].get_array()) == (50, 100, 3)
+    first = np.asarray(axes.patches[0].get_path().vertices, dtype=np.float64)
+    np.testing.assert_allclose(first.min(axis=0), [40 / 2 - 0.5, 35 / 2 - 0.5])
+    np.testing.assert_allclose(first.max(axis=0), [60 / 2 - 0.5, 45 / 2 - 0.5])
+    assert [text.get_text() for text in axes.texts] == ["plane 0.50", "small ship 0.50"]
+    assert not found.plot(min_score=0.6).axes[0].patches
+
+
+def test_a_notebook_shows_picture_and_counts() -> None:
+    text = result([[50, 40, 20, 10, 0.0], [100, 50, 8, 6, 0.0]])._repr_html_()
+    assert "data:image/png;base64," in text
+    assert "2 objects" in text
+    assert "<td>small ship</td><td>1</td>" in text
+    empty = DetectionResult(PLACE, ("a",), np.zeros((0, 5)), np.zeros(0, int), np.zeros(0))
+    assert "0 objects" in empty._repr_html_()
+
+
 def test_refuses_what_does_not_fit(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"o\.xml.*use one of"):
         result([[1, 2, 3, 4]]).save(tmp_path / "o.xml")
@@ -72,5 +94,10 @@ def test_answers_are_saved_as_json(tmp_path: Path) -> None:
     assert answer.label == "b"
     assert json.loads(answer.save(tmp_path / "a.json").read_text())["classes"] == ["a", "b"]
     assert json.loads(CountResult("ship", 3).save(tmp_path / "c.json").read_text())["count"] == 3
+    assert "harbour" in CaptionResult("a <harbour>")._repr_html_()
+    assert "&lt;harbour&gt;" in CaptionResult("a <harbour>")._repr_html_()
+    bars = answer.plot().axes[0]
+    assert [bar.get_width() for bar in bars.containers[0]] == [0.8, 0.2]
+    assert [label.get_text() for label in bars.get_yticklabels()] == ["b", "a"]
     with pytest.raises(ConfigError, match=r"saved as \.json"):
         CaptionResult("a harbour").save(tmp_path / "c.txt")

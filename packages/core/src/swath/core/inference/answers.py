@@ -1,11 +1,16 @@
 """What a model says about a whole image: a class, a sentence, a number."""
 
+import html
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from swath.core.errors import ConfigError
 from swath.core.files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class _Answer:
@@ -25,6 +30,14 @@ class _Answer:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         return path
 
+    def _repr_html_(self) -> str:
+        content = asdict(self)  # type: ignore[call-overload]
+        rows = "".join(
+            f"<tr><td>{name}</td><td>{html.escape(str(value))}</td></tr>"
+            for name, value in content.items()
+        )
+        return f"<b>{type(self).__name__}</b><table>{rows}</table>"
+
 
 @dataclass(frozen=True)
 class ClassificationResult(_Answer):
@@ -43,6 +56,23 @@ class ClassificationResult(_Answer):
         """The most probable class."""
         best = max(range(len(self.classes)), key=lambda i: self.probabilities[i])
         return self.classes[best]
+
+    def plot(self, top: int = 5) -> "Figure":
+        """The most probable classes as bars, the best on top.
+
+        Args:
+            top: How many classes.
+        """
+        from swath.core.viz.figures import LINE, new_figure
+
+        order = sorted(range(len(self.classes)), key=lambda i: -self.probabilities[i])[:top]
+        figure = new_figure(5, 0.35 * len(order) + 0.6)
+        axes = figure.add_subplot()
+        axes.barh(range(len(order)), [self.probabilities[i] for i in order], color=LINE)
+        axes.set_yticks(range(len(order)), [self.classes[i] for i in order])
+        axes.set(xlim=(0, 1), xlabel="probability")
+        axes.invert_yaxis()
+        return figure
 
 
 @dataclass(frozen=True)

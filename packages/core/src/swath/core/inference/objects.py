@@ -1,5 +1,8 @@
 """What a detector gives: boxes that know their image, their classes and their place on earth."""
 
+import base64
+import html
+import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +19,7 @@ from swath.core.geo.raster import RasterInfo
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
+    from matplotlib.figure import Figure
 
 FORMATS = (".geojson", ".gpkg", ".json", ".txt")
 """Suffixes: polygons in EPSG:4326, polygons in the image's CRS, COCO, DOTA."""
@@ -90,6 +94,54 @@ class DetectionResult:
             },
             geometry=list(shapely.polygons(placed)),
             crs=self.info.crs.to_wkt() if self.info.crs is not None else None,
+        )
+
+    def plot(self, min_score: float = 0.0, side: int = 1400) -> "Figure":
+        """The image with an outline around every object, its class and its score.
+
+        Without an image the outlines stand on an empty one of its size.
+
+        Args:
+            min_score: Objects below are left out.
+            side: Longest side of the picture in pixels; larger images are thinned out.
+        """
+        from swath.core.viz.figures import panels
+        from swath.core.viz.overlay import default_palette
+        from swath.core.viz.scene import picture
+
+        shown = picture(self.image, self.info, side)
+        figure = panels({"": shown}, side=8)
+        axes = figure.axes[0]
+        factor = np.array([shown.shape[1] / self.info.width, shown.shape[0] / self.info.height])
+        palette = default_palette(len(self.classes))
+        for quad, label, score in zip(self.corners(), self.labels, self.scores, strict=True):
+            if score < min_score:
+                continue
+            colour = tuple(c / 255 for c in palette[label])
+            points = quad * factor - 0.5  # pixel centres are whole numbers on the axes
+            axes.fill(*points.T, fill=False, edgecolor=colour, linewidth=1.5)
+            axes.annotate(
+                f"{self.classes[label]} {score:.2f}", points[0], fontsize=7, color="white",
+                xytext=(0, 2), textcoords="offset points", annotation_clip=True,
+                bbox={"facecolor": colour, "edgecolor": "none", "pad": 1},
+            )  # fmt: skip
+        axes.set(xlim=(-0.5, shown.shape[1] - 0.5), ylim=(shown.shape[0] - 0.5, -0.5))
+        return figure
+
+    def _repr_html_(self) -> str:
+        stream = io.BytesIO()
+        self.plot(side=700).savefig(stream, format="png", dpi=60)
+        data = base64.b64encode(stream.getvalue()).decode()
+        counts = np.bincount(self.labels, minlength=len(self.classes))
+        rows = "".join(
+            f"<tr><td>{html.escape(name)}</td><td>{count}</td></tr>"
+            for name, count in zip(self.classes, counts, strict=True)
+            if count
+        )
+        return (
+            f'<div style="display:flex;gap:1em"><img alt="objects" src="data:image/png;base64,'
+            f'{data}"><div><b>DetectionResult</b> {len(self)} objects<table>{rows}</table></div>'
+            "</div>"
         )
 
     def save(self, path: str | Path) -> Path:

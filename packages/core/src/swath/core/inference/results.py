@@ -171,22 +171,18 @@ class SegmentationResult:
         )
 
     def _overlay(self, alpha: float, side: int) -> NDArray[np.uint8]:
-        from swath.core.viz.overlay import display_rgb, overlay
-        from swath.core.viz.scene import read_small
+        from swath.core.viz.overlay import overlay
+        from swath.core.viz.scene import picture, read_small
 
-        if isinstance(self.image, GeoImage):
-            step = -(-max(self.info.width, self.info.height) // side)
-            array, valid = self.image.array[:, ::step, ::step], self.image.valid[::step, ::step]
-        else:
-            array, valid = read_small(self.image, side)
-        height, width = valid.shape
-        if self._mask is None and self.path is not None:
+        shown = picture(self.image, self.info, side)
+        height, width = shown.shape[:2]
+        if self._mask is None and self.path is not None and not isinstance(self.image, GeoImage):
             drawn = read_small(self.path, side)[0][0]
         else:
             rows = (np.arange(height) + 0.5) * self.info.height / height
             columns = (np.arange(width) + 0.5) * self.info.width / width
             drawn = self.mask[np.ix_(rows.astype(int), columns.astype(int))]
-        return overlay(display_rgb(array, valid), drawn, self.palette, alpha)
+        return overlay(shown, drawn, self.palette, alpha)
 
     def to_gdf(self) -> "GeoDataFrame":
         """Polygons with ``class``, ``class_id`` and ``area_m2``, in the image's CRS."""

@@ -10,12 +10,12 @@ import numpy.typing as npt
 import rasterio
 from pyproj import Geod
 from rasterio.enums import Resampling
-from rasterio.transform import Affine
+from rasterio.transform import Affine, xy
 from rasterio.warp import transform as transform_points
 from rasterio.windows import Window
 
-from swath.core.geo.raster import RasterInfo, open_raster
-from swath.core.viz.overlay import Colour, display_rgb
+from swath.core.geo.raster import GeoImage, RasterInfo, open_raster
+from swath.core.viz.overlay import Colour, Rgb, display_rgb
 from swath.core.viz.page import Section, class_table, facts, layers, legend_list, number
 
 _STRIP_ROWS = 512
@@ -66,8 +66,8 @@ def class_areas(mask: str | Path, count: int) -> ClassAreas:
 
 def _pixel_area(info: RasterInfo, top: int, rows: int) -> float:
     """Mean ground area, in square metres, of the pixels of a strip."""
-    corners = [(0, top), (info.width, top), (info.width, top + rows), (0, top + rows)]
-    x, y = zip(*(info.transform * corner for corner in corners), strict=True)
+    lines, columns = [top, top, top + rows, top + rows], [0, info.width, info.width, 0]
+    x, y = xy(info.transform, lines, columns, offset="ul")
     longitude, latitude = transform_points(info.crs, "EPSG:4326", x, y)
     area, _ = Geod(ellps="WGS84").polygon_area_perimeter(longitude, latitude)
     return abs(area) / (info.width * rows)
@@ -94,6 +94,25 @@ def read_small(
         array = source.read(list(info.image_bands), out_shape=shape, resampling=Resampling.nearest)
         valid = source.dataset_mask(out_shape=shape) > 0
     return array, valid
+
+
+def picture(image: Any, info: RasterInfo, side: int) -> Rgb:
+    """An image as a result remembers it, for display.
+
+    Args:
+        image: A path, a `GeoImage`, or None for a grey area.
+        info: Size of the image.
+        side: Longest side of the picture, px; larger images are thinned out.
+
+    Returns:
+        ``(h, w, 3)`` uint8.
+    """
+    step = -(-max(info.width, info.height) // side)
+    if image is None:
+        return np.full((-(-info.height // step), -(-info.width // step), 3), 160, dtype=np.uint8)
+    if isinstance(image, GeoImage):
+        return display_rgb(image.array[:, ::step, ::step], image.valid[::step, ::step])
+    return display_rgb(*read_small(image, side))
 
 
 def scene_section(
@@ -152,8 +171,8 @@ def _area_table(areas: ClassAreas, classes: Sequence[str], palette: Sequence[Col
 
 def _place(info: RasterInfo, unknown: int) -> dict[str, object]:
     placed = info.crs is not None and info.transform != Affine.identity()
-    left, top = info.transform * (0, 0)
-    right, bottom = info.transform * (info.width, info.height)
+    left, top = xy(info.transform, 0, 0, offset="ul")
+    right, bottom = xy(info.transform, info.height, info.width, offset="ul")
     gsd = info.gsd_m
     return {
         "CRS": f"{info.crs.to_string()[:60]}" if info.crs else "none: pixel coordinates",
