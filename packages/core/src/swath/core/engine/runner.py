@@ -152,7 +152,7 @@ class TrainLoop(BaseLoop):  # type: ignore[misc]
         while self.state.step < self.until and not self.stopping:
             self._step(batches)
             self._validate_if_due()
-        batches.close()  # type: ignore[attr-defined]
+        batches.close()
         runner.call_hook("after_train")
         return runner.model  # type: ignore[no-any-return]
 
