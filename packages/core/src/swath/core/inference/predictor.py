@@ -37,8 +37,9 @@ TILE = 1024
 """Largest side of a tile where none is chosen, px: larger ones drop out of the processor's caches,
 of smaller ones more is overlap (`benchmarks/tiled_prediction.py`)."""
 
-TILE_BYTES = 32 << 20
-"""Most that the logits of such a tile may take; many classes make it smaller than `TILE`."""
+TILE_BYTES = 48 << 20
+"""Most that the logits of such a tile may take; many classes make it smaller than `TILE`. Not less
+than 32 MB: below, glibc keeps what is freed, in pieces, instead of giving it back at once."""
 
 
 class Predictor:
