@@ -1,6 +1,6 @@
 """Peak memory of predicting and vectorising a 30,000 x 30,000 x 3 raster with 16 classes.
 
-Run:  python benchmarks/memory_30k.py [--width 60000] [--fill 1.0] [--folder DIR]
+Run:  python benchmarks/memory_30k.py [--sizes 30000x30000 60000x6000] [--fill 1.0] [--folder DIR]
 
 Claim: under 1.5 GB of resident memory, and at most 20 % more at 60,000 wide (users.md row 2); under
 1 GB for vectorising (row 5). The raster repeats a small textured tile in a share ``--fill`` of its
@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -71,16 +72,17 @@ def measured(step: str, *paths: Path) -> dict[str, float]:
         stdout=subprocess.PIPE,
         check=True,
     )
-    return json.loads(done.stdout) | {"seconds": round(time.monotonic() - start, 1)}
+    found: dict[str, float] = json.loads(done.stdout)
+    return found | {"seconds": round(time.monotonic() - start, 1)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--width", type=int, default=30_000)
-    parser.add_argument("--height", type=int, default=30_000)
+    parser.add_argument("--sizes", nargs="+", default=["30000x30000", "60000x6000"], metavar="WxH")
     parser.add_argument("--fill", type=float, default=1.0)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--no-vectors", action="store_true")
+    parser.add_argument("--note", default="", help="How it was run, for the record.")
     parser.add_argument("--step", nargs=3, metavar=("STEP", "IN", "OUT"))
     arguments = parser.parse_args()
     if arguments.step:
@@ -89,20 +91,19 @@ def main() -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps({"peak_rss_mb": round(peak)}))
         return
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        image, mask, polygons = (Path(folder) / n for n in ("a.tif", "m.tif", "m.gpkg"))
-        make(image, arguments.width, arguments.height, arguments.fill)
-        size = {"width": arguments.width, "height": arguments.height, "fill": arguments.fill}
-        rows = [{"step": "predict", "classes": CLASSES} | size | measured("predict", image, mask)]
-        print(rows)
-        if not arguments.no_vectors:
-            rows.append(
-                {"step": "vectorise", "classes": CLASSES}
-                | size
-                | measured("vectorise", mask, polygons)
-            )
-            print(rows[-1])
-        record("memory_30k", rows)
+    rows: list[dict[str, Any]] = []
+    for size in arguments.sizes:
+        width, height = map(int, size.split("x"))
+        about = {"classes": CLASSES, "width": width, "height": height, "fill": arguments.fill}
+        with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+            image, mask, polygons = (Path(folder) / n for n in ("a.tif", "m.tif", "m.gpkg"))
+            make(image, width, height, arguments.fill)
+            rows.append({"step": "predict"} | about | measured("predict", image, mask))
+            print(rows[-1], flush=True)
+            if not arguments.no_vectors:
+                rows.append({"step": "vectorise"} | about | measured("vectorise", mask, polygons))
+                print(rows[-1], flush=True)
+        record("memory_30k", rows, threads=1, note=arguments.note)
 
 
 if __name__ == "__main__":
