@@ -1,9 +1,8 @@
 from typing import Any
 
 import numpy as np
-import pytest
 
-from swath.core.data.scenes import DOMAINS, Expression, Scene, SceneObject, render
+from swath.core.data.scenes import Expression, Scene, SceneObject
 
 MARGIN_PX, AREA_RATIO = 6.0, 1.25
 AXIS = {"left of": 0, "right of": 0, "above": 1, "below": 1}
@@ -47,11 +46,6 @@ def matches(form: dict[str, Any], scene: Scene, slack: float) -> list[int]:
         return True
 
     return [o.id for o in named if holds(o)]
-
-
-@pytest.fixture(scope="module")
-def scenes() -> list[Scene]:
-    return [render(seed, 224, domain) for domain in DOMAINS for seed in range(6_000, 6_016)]
 
 
 def test_every_expression_holds_for_its_object_alone_even_with_slack(scenes: list[Scene]) -> None:

@@ -1,6 +1,4 @@
 import hashlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -8,17 +6,14 @@ import pytest
 from swath.core.data.scenes import CLASSES, DOMAINS, KINDS, OBJECT_CLASSES, VERSION, Scene, render
 from swath.core.errors import DataError
 
-SEEDS = range(5_000, 5_012)
-
-
 FROZEN = {
-    "temperate": ("6f8eda5f5c375fd2", "538c97704367e441"),
-    "arid": ("f0298334d4f2be09", "679af9ce498a0dfe"),
-    "coastal": ("4cd9de7b2c268fab", "1f097a73c37916d1"),
-    "urban": ("4c4fc8a7eff19948", "420e209c5576a8a1"),
-    "winter": ("3071cb72e5932703", "30f24a9f8505da05"),
+    "temperate": ("6f8eda5f5c375fd2", "538c97704367e441", "633094fc3b7575dc"),
+    "arid": ("f0298334d4f2be09", "679af9ce498a0dfe", "58f79de2a1d2e187"),
+    "coastal": ("4cd9de7b2c268fab", "1f097a73c37916d1", "83085216cadbb317"),
+    "urban": ("4c4fc8a7eff19948", "420e209c5576a8a1", "fa03cd0d3d09a095"),
+    "winter": ("3071cb72e5932703", "30f24a9f8505da05", "9230d9c2e366242c"),
 }
-"""Beginnings of the SHA-256 of image and mask of seed 2026 at 256 px in scenes-v1."""
+"""Beginnings of the SHA-256 of image, mask and words of seed 2026 at 256 px in scenes-v1."""
 
 
 def digest(scene: Scene) -> str:
@@ -26,29 +21,14 @@ def digest(scene: Scene) -> str:
     return hashlib.sha256(scene.image.tobytes() + scene.mask.tobytes()).hexdigest()[:16]
 
 
-@pytest.fixture(scope="module")
-def scenes() -> list[Scene]:
-    return [render(seed, 192, domain) for domain in DOMAINS for seed in SEEDS]
-
-
-def test_a_seed_gives_the_same_scene_in_another_process() -> None:
-    code = (
-        "import hashlib; from swath.core.data.scenes import render; s = render(11, 96, 'coastal');"
-        "print(hashlib.sha256(s.image.tobytes() + s.mask.tobytes()).hexdigest()[:16], s.caption)"
-    )
-    out = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
-    ).stdout.strip()
-    scene = render(11, 96, "coastal")
-    assert out == f"{digest(scene)} {scene.caption}"
-
-
 @pytest.mark.parametrize("domain", list(FROZEN))
-def test_scenes_v1_is_frozen(domain: str) -> None:
+def test_scenes_v1_is_frozen_in_every_process(domain: str) -> None:
     assert VERSION == "scenes-v1"
     scene = render(2026, 256, domain)
+    words = repr((scene.objects, scene.caption, scene.expressions))
     found = [
-        hashlib.sha256(array.tobytes()).hexdigest()[:16] for array in (scene.image, scene.mask)
+        hashlib.sha256(data).hexdigest()[:16]
+        for data in (scene.image.tobytes(), scene.mask.tobytes(), words.encode())
     ]
     assert tuple(found) == FROZEN[domain]
 
@@ -113,9 +93,7 @@ def test_every_class_object_and_kind_occurs(scenes: list[Scene]) -> None:
 
 def test_domains_differ_in_colour() -> None:
     means = {
-        domain: np.mean(
-            [render(s, 96, domain, "farmland").image.mean((0, 1)) for s in range(12)], 0
-        )
+        domain: np.mean([render(s, 96, domain, "farmland").image.mean((0, 1)) for s in range(6)], 0)
         for domain in ("temperate", "arid", "winter")
     }
     for a, b in (("temperate", "arid"), ("temperate", "winter"), ("arid", "winter")):

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torchvision import tv_tensors
 
-from swath.core.data.scenes.domains import CLASS_SETS, OBJECT_CLASSES, Colour
+from swath.core.data.scenes.domains import CLASS_SETS, CLASSES, OBJECT_CLASSES, Colour
 from swath.core.data.scenes.scene import Scene, find_domain, render
 from swath.core.errors import DataError, suggest
 from swath.core.sample import Sample
@@ -75,7 +76,8 @@ class SceneDataset:
         self.object_classes = OBJECT_CLASSES
         self.ignore_index = 255
         self.ids = [f"{domain}-{seed}-{i:06d}" for i in range(count)]
-        self._lookup = np.array(chosen.lookup(), np.uint8)
+        self._lookup = np.full(256, 255, np.uint8)
+        self._lookup[: len(CLASSES)] = chosen.lookup()
 
     def __len__(self) -> int:
         """Number of scenes."""
@@ -99,15 +101,13 @@ class SceneDataset:
         scene = self.scene(index)
         targets: dict[str, Any] = {}
         if "mask" in self.labels:
-            targets["mask"] = tv_tensors.Mask(torch.from_numpy(self._lookup.take(scene.mask)))
+            targets["mask"] = tv_tensors.Mask(torch.from_numpy(cv2.LUT(scene.mask, self._lookup)))
         if "boxes" in self.labels:
             boxes = torch.from_numpy(scene.boxes)
             targets["boxes"] = RotatedBoxes(boxes, canvas_size=scene.mask.shape)
             targets["labels"] = torch.from_numpy(scene.labels)
         if "instances" in self.labels:
-            numbers = torch.arange(1, len(scene.objects) + 1, dtype=torch.int32)
-            own = torch.from_numpy(scene.instances)[None] == numbers[:, None, None]
-            targets["instances"] = tv_tensors.Mask(own)
+            targets["instances"] = tv_tensors.Mask(_planes(scene))
         if "label" in self.labels:
             targets["label"] = scene.kind
         if "caption" in self.labels:
@@ -116,6 +116,15 @@ class SceneDataset:
             targets["expressions"] = [
                 {"text": e.text, "object": e.object - 1, "form": e.form} for e in scene.expressions
             ]
-        image = torch.from_numpy(np.ascontiguousarray(scene.image.transpose(2, 0, 1)))
+        image = torch.from_numpy(scene.planes)
         meta = {"id": self.ids[index], "gsd_m": scene.gsd_m, "domain": scene.domain}
         return Sample(tv_tensors.Image(image), targets, None, meta)
+
+
+def _planes(scene: Scene) -> torch.Tensor:
+    """``(N, H, W)`` bool, one plane an object; memory is touched only where there is one."""
+    numbers = scene.instances.ravel()
+    planes = np.zeros((len(scene.objects), numbers.size), bool)
+    at = np.flatnonzero(numbers)
+    planes[numbers[at] - 1, at] = True
+    return torch.from_numpy(planes.reshape(-1, *scene.mask.shape))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -18,7 +19,8 @@ MARGIN_PX = 8.0
 """How much clearer than any other object the described one must satisfy a position, in pixels."""
 
 _AXES = {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": (1, 1)}
-_EXTREMES = {"leftmost": (0, -1), "rightmost": (0, 1), "topmost": (1, -1), "bottommost": (1, 1)}
+_DIRECTIONS = tuple(_AXES)
+_EXTREMES = (("leftmost", "rightmost"), ("topmost", "bottommost"))
 _CELLS = {
     "top left": (0, 0),
     "top": (1, 0),
@@ -114,18 +116,16 @@ def expressions(
             break
         noun, colour = dice.pick(keys)
         anchor = dice.pick(anchors)
-        axis, sign = _AXES[relation := dice.pick(tuple(_AXES))]
+        axis, sign = _AXES[relation := dice.pick(_DIRECTIONS)]
         here = by_id[anchor.object].box[axis]
-        beyond = [
-            (sign * (thing.box[axis] - here), thing)
-            for thing in groups[noun, colour]
-            if thing.id != anchor.object
-        ]
-        inside = [(far, thing) for far, thing in beyond if far > 0]
-        if len(inside) != 1 or inside[0][0] < MARGIN_PX or len(beyond) < 2:
+        members = groups[noun, colour]
+        inside = [thing for thing in members if sign * (thing.box[axis] - here) > 0]
+        if len(inside) != 1 or sign * (inside[0].box[axis] - here) < MARGIN_PX:
+            continue
+        if len(members) - (by_id[anchor.object] in members) < 2:
             continue
         expression = _say(
-            "relation", noun, colour, inside[0][1], relation=relation, anchor=anchor.form
+            "relation", noun, colour, inside[0], relation=relation, anchor=anchor.form
         )
         if expression not in relations:
             relations.append(expression)
@@ -165,10 +165,12 @@ def _sizes(noun: str, colour: str | None, members: list[SceneObject]) -> list[Ex
 
 def _extremes(noun: str, colour: str | None, members: list[SceneObject]) -> list[Expression]:
     found = []
-    for extreme, (axis, sign) in _EXTREMES.items():
-        ranked = sorted(members, key=lambda thing: sign * thing.box[axis])
-        if sign * (ranked[-1].box[axis] - ranked[-2].box[axis]) >= MARGIN_PX:
-            found.append(_say("extreme", noun, colour, ranked[-1], extreme=extreme))
+    for axis, (lowest, highest) in enumerate(_EXTREMES):
+        ranked = sorted(members, key=lambda thing: thing.box[axis])
+        if ranked[1].box[axis] - ranked[0].box[axis] >= MARGIN_PX:
+            found.append(_say("extreme", noun, colour, ranked[0], extreme=lowest))
+        if ranked[-1].box[axis] - ranked[-2].box[axis] >= MARGIN_PX:
+            found.append(_say("extreme", noun, colour, ranked[-1], extreme=highest))
     return found
 
 
@@ -177,19 +179,24 @@ def _positions(
 ) -> list[Expression]:
     """The only one in a ninth of the scene, clear of its border; the others clear of it too."""
     half = MARGIN_PX / 2
+    thirds = [(k * size / 3, k * size / 3 + size / 3) for k in range(3)]
+    near: dict[tuple[int, int], list[SceneObject]] = defaultdict(list)
+    for thing in members:
+        columns, rows = (
+            [k for k, (low, high) in enumerate(thirds) if low - half < value < high + half]
+            for value in thing.box[:2]
+        )
+        for column in columns:
+            for row in rows:
+                near[column, row].append(thing)
     found = []
     for cell, (column, row) in _CELLS.items():
-        x0, y0 = column * size / 3, row * size / 3
-        x1, y1 = x0 + size / 3, y0 + size / 3
-        near = [
-            thing
-            for thing in members
-            if x0 - half < thing.box[0] < x1 + half and y0 - half < thing.box[1] < y1 + half
-        ]
-        if len(near) == 1:
-            x, y = near[0].box[:2]
+        if len(near[column, row]) == 1:
+            (thing,) = near[column, row]
+            (x0, x1), (y0, y1) = thirds[column], thirds[row]
+            x, y = thing.box[:2]
             if x0 + half <= x <= x1 - half and y0 + half <= y <= y1 - half:
-                found.append(_say("position", noun, colour, near[0], cell=cell))
+                found.append(_say("position", noun, colour, thing, cell=cell))
     return found
 
 
@@ -227,7 +234,8 @@ def describe(
 
     Every statement is counted from the labels.
     """
-    cover = np.bincount(mask.ravel(), minlength=len(CLASSES)) / mask.size
+    counted = cv2.calcHist([mask], [0], None, [len(CLASSES)], [0, len(CLASSES)]).ravel()
+    cover = (counted.astype(np.float64) / mask.size).tolist()
     counts = Counter(thing.noun for thing in objects).most_common(3)
     things = []
     for noun, count in counts:

@@ -93,6 +93,6 @@ def render_large(
     ):
         for window in track(windows, "Painting the scene", unit="tiles", enabled=progress):
             part = painter.window(window.row_off, window.col_off, window.height, window.width)
-            scene.write(window, part.image.transpose(2, 0, 1))
+            scene.write(window, part.planes)
             labels.write(window, lookup.take(part.mask))
     return truth

@@ -5,7 +5,7 @@ All arithmetic on pixels is integer arithmetic, so that a seed gives the same pi
 
 import math
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -17,9 +17,12 @@ from swath.core.data.scenes.plan import (
     NO_SHADOW,
     SHIFT,
     SLABS,
+    SMOOTH,
     SWEPT_SHADOW,
     Plan,
 )
+
+T = TypeVar("T", bound=np.generic)
 
 TILE = 512
 """Textures repeat every ``TILE`` pixels."""
@@ -30,10 +33,12 @@ LARGEST = TILE - 16
 COARSE, NOISE = 5, 6
 """Places in the texture bank beside the texture kinds."""
 
-# pixels drawn around a window and dropped: OpenCV shifts an outline by up to a pixel where it clips
-_APRON = 64
+# pixels drawn around a window and dropped: OpenCV shifts an edge by up to a pixel where it clips;
+# edges of at most _EDGE pixels that reach the window are never clipped
+_APRON, _EDGE = 64, 48
 _MARGIN = 4  # pixels painted around a window so that the point spread sees its neighbours
 _UINT8 = npt.NDArray[np.uint8]
+_UINT16 = npt.NDArray[np.uint16]
 _INT16 = npt.NDArray[np.int16]
 _INT64 = npt.NDArray[np.int64]
 _INT32 = npt.NDArray[np.int32]
@@ -44,14 +49,16 @@ class Window(NamedTuple):
     """A painted part of a world.
 
     Attributes:
-        image: ``(h, w, 3)`` uint8.
+        planes: ``(3, h, w)`` uint8, RGB.
         mask: ``(h, w)`` uint8, indices in `CLASSES`.
-        things: ``(h, w)`` int32, numbers of the plan's things, 0 for none.
+        shown: ``(h, w)`` intp, which of the window's parts a pixel shows.
+        owner: int32 per part, the number of the thing it belongs to, 0 for none.
     """
 
-    image: _UINT8
+    planes: _UINT8
     mask: _UINT8
-    things: npt.NDArray[np.int32]
+    shown: _INTP
+    owner: _INT32
 
 
 class Sensor:
@@ -76,7 +83,8 @@ class Sensor:
             offset = dice.uniform(-14, 14) * domain.spread
             value = 255 * gain * grey**gamma + offset
             table[:, channel] = value * (1 - haze) + domain.airlight[channel] * haze
-        self.response = np.clip(np.floor(table + 0.5), 0, 255).astype(np.uint8)[None]
+        table = np.clip(np.floor(table + 0.5), 0, 255)
+        self.response = np.ascontiguousarray(table.astype(np.int16).T)
         dx, dy = plan.shadow
         self.light = (int(math.copysign(2, dx)), int(math.copysign(2, dy)))
         self.shadow = plan.shadow
@@ -99,8 +107,8 @@ def _unit(values: _INT64) -> _INT64:
 
 
 @cache
-def _textures() -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int16], npt.NDArray[np.int16]]:
-    """Texture bank ``(6, .., ..)``, canopy relief and sensor noise ``(.., .., 3)``.
+def _bank() -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int16], npt.NDArray[np.int16]]:
+    """Texture bank ``(6, .., ..)``, canopy relief and sensor noise ``(3, .., ..)``.
 
     Standard deviation 32 (noise: 16). Each is repeated once along both axes, so that any crop is a
     slice; made once a process from a fixed stream.
@@ -119,14 +127,11 @@ def _textures() -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int16], npt.NDArr
     ripple = _unit(_smooth(layer(), (1, 5)) + coarse)
     relief = _domes(stream) * 3 + _smooth(layer(), (1, 1)) // 3
     bank = np.stack([smooth, grain, patch, patch, ripple, coarse])
-    noise = np.stack([_unit(layer()) // 2 for _ in range(3)], axis=-1)
+    noise = np.stack([_unit(layer()) // 2 for _ in range(3)])
 
     def twice(values: _INT64) -> npt.NDArray[np.int16]:
-        values = np.clip(values, -127, 127)
-        axes = (0, 1) if values.shape[-1] == 3 else (-2, -1)
-        for axis in axes:
-            values = np.concatenate([values, values], axis)
-        return np.ascontiguousarray(values.astype(np.int16))
+        values = np.clip(values, -127, 127).astype(np.int16)
+        return np.tile(values, (*[1] * (values.ndim - 2), 2, 2))
 
     return twice(bank), twice(relief), twice(noise)
 
@@ -147,7 +152,7 @@ def _domes(stream: np.random.PCG64) -> _INT64:
 
 
 @cache
-def _patterns() -> npt.NDArray[np.int16]:
+def _periods() -> npt.NDArray[np.int16]:
     """Brightness over one period, for each pattern kind in 64 x 64 steps along v, u; flat."""
     step = np.arange(64)
     wave = np.floor(32 * np.sin(2 * np.pi * (step + 0.5) / 64) + 0.5).astype(np.int16)
@@ -172,17 +177,22 @@ class Painter:
 
     def __init__(self, plan: Plan, sensor: Sensor) -> None:
         self.plan, self.sensor = plan, sensor
-        self._polygons, rows = plan.finish()
+        self._polygons, rows, low, high = plan.finish()
+        self._many = max(plan.height, plan.width) > LARGEST  # several windows, which have to fit
+        if self._many:
+            self._polygons = [_with_short_edges(polygon) for polygon in self._polygons]
         self._level = rows[:, 3].astype(np.uint8)
         self._label = rows[:, 1].astype(np.uint8)
-        self._thing = rows[:, 2]
+        self._owner = np.ascontiguousarray(rows[:, 2])
         self._shades = rows[:, 4]
-        # RGB, texture, roughness, tint, pattern, strength in 8 bytes; the two phase steps in 8
-        self._paint = np.ascontiguousarray(rows[:, 5:13].astype(np.uint8)).view(np.uint64).ravel()
-        self._phase = np.ascontiguousarray(rows[:, 13:15]).view(np.uint64).ravel()
-        self._slabs = rows[:, 11] == SLABS
-        self._low, self._high = _bounds(self._polygons)
-        throw = rows[:, 3:4] * (HEIGHT_UNIT_M * (1 << SHIFT)) * np.array(sensor.shadow)
+        # four bytes a part each: RGB and tint; texture, roughness, pattern, strength
+        self._colour = _packed(rows[:, [5, 6, 7, 10]], np.uint8)
+        self._look = _packed(rows[:, [8, 9, 11, 12]], np.uint8)
+        self._phase = _packed(rows[:, 13:15], np.uint16)  # phases count modulo 64 * 256
+        self._texture, self._pattern = rows[:, 8], rows[:, 11]
+        one = 1 << SHIFT  # bounds are widened by a pixel
+        self._low, self._high = low - one, high + one
+        throw = rows[:, 3:4] * (HEIGHT_UNIT_M * one) * np.array(sensor.shadow)
         self._throw = np.floor(throw + 0.5).astype(np.int32)
         shift = np.where(self._shades[:, None] != NO_SHADOW, self._throw, 0)
         self._reach_low = self._low + np.minimum(shift, 0)
@@ -198,31 +208,37 @@ class Painter:
         shape = (height + 2 * _MARGIN, width + 2 * _MARGIN)
         corner = np.array((left, top), np.int32) << SHIFT
         chosen, index = self._draw(corner, shape)
-        looks = self._paint[chosen].take(index).view(np.uint8).reshape(*shape, 8)
-        coarse = self._crop(COARSE, top, left, shape)
-        light = self._texture(looks, top, left, shape)
-        light += self._pattern(looks, chosen, index, top, left, shape)
+        texture, roughness, pattern, strength = _gather(self._look, chosen, index, np.uint8)
+        red, green, blue, tint = _gather(self._colour, chosen, index, np.uint8)
+        light = self._textures(set(self._texture[chosen].tolist()), texture, top, left)
+        light *= roughness
+        light >>= 5
+        light += 128
+        if self._pattern[chosen].any():
+            light += self._patterns(chosen, index, pattern, strength, top, left)
         np.clip(light, 30, 230, out=light)
-        shaded = self._shadows(corner, shape) > self._level[chosen].take(index)
-        dark = (light * np.int16(128 * self.sensor.shade)) >> 7
-        lit = np.where(shaded, dark, light).astype(np.uint16)
-        tint = (coarse * looks[..., 5].astype(np.int16)) >> 6
-        image = np.empty((*shape, 3), np.uint8)
-        for channel in range(3):
-            colour = looks[..., channel].astype(np.int16)
-            if channel == 0:
-                colour += tint
-            elif channel == 2:
-                colour -= tint >> 1
-            np.clip(colour, 0, 255, out=colour)
-            image[..., channel] = np.minimum((colour.astype(np.uint16) * lit) >> 7, 255)
+        shaded = self._shadows(corner, shape) > _take(self._level[chosen], index)
+        dark = light * np.int16(128 * self.sensor.shade)
+        dark >>= 7
+        cv2.copyTo(dark, shaded.view(np.uint8), light)
+        warm = self._crop(COARSE, top, left, shape) * tint
+        warm >>= 6
         inner = (slice(_MARGIN, -_MARGIN), slice(_MARGIN, -_MARGIN))
-        index = index[inner]
-        return Window(
-            self._sense(image, top, left)[inner],
-            self._label[chosen].take(index),
-            self._thing[chosen].take(index),
-        )
+        planes = np.empty((3, height, width), np.uint8)
+        for channel, colour in enumerate((red, green, blue)):
+            value = colour.astype(np.int16)
+            if channel == 0:
+                value += warm
+            elif channel == 2:
+                value -= warm >> 1
+            np.clip(value, 0, 255, out=value)
+            bright = value.view(np.uint16)  # up to 255 * 230
+            bright *= light.view(np.uint16)
+            bright >>= 7
+            np.minimum(bright, 255, out=bright)
+            planes[channel] = self._sense(bright.astype(np.uint8), channel, top, left)[inner]
+        index = np.ascontiguousarray(index[inner])
+        return Window(planes, _take(self._label[chosen], index), index, self._owner[chosen])
 
     def _draw(self, corner: _INT32, shape: tuple[int, int]) -> tuple[_INTP, _INTP]:
         """Numbers of the parts that touch a window, and which of them each pixel shows."""
@@ -250,71 +266,107 @@ class Painter:
             polygon, offset = self._polygons[part], (dx - left, dy - top)
             if solid:
                 polygon = cv2.convexHull(np.concatenate([polygon, polygon - self._throw[part]]))
+                if self._many:
+                    polygon = _with_short_edges(polygon[:, 0])
             cv2.fillPoly(canvas, [polygon], level, 8, SHIFT, offset)
         return canvas[_APRON:-_APRON, _APRON:-_APRON]
 
     def _crop(self, kind: int, top: int, left: int, shape: tuple[int, int]) -> _INT16:
         row, col = self._origin(kind, top, left)
-        return _textures()[0][kind, row : row + shape[0], col : col + shape[1]]
+        return _bank()[0][kind, row : row + shape[0], col : col + shape[1]]
 
     def _origin(self, kind: int, top: int, left: int) -> tuple[int, int]:
         row, col = self.sensor.offsets[kind]
         return (row + top) % TILE, (col + left) % TILE
 
-    def _texture(self, looks: _UINT8, top: int, left: int, shape: tuple[int, int]) -> _INT16:
-        """Brightness of 128ths from the texture of each pixel's part."""
-        stack = np.empty((5, *shape), np.int16)
-        for kind in range(5):
+    def _textures(self, kinds: set[int], texture: _UINT8, top: int, left: int) -> _INT16:
+        """The texture of each pixel's part, out of the kinds that occur."""
+        shape = texture.shape
+        light = self._crop(SMOOTH, top, left, shape).copy()
+        for kind in kinds - {SMOOTH}:
             if kind == LEAVES:  # canopy relief, lit from the sun's side
                 row, col = self._origin(kind, top, left)
-                (dx, dy), relief, (height, width) = self.sensor.light, _textures()[1], shape
+                (dx, dy), relief, (height, width) = self.sensor.light, _bank()[1], shape
                 here = relief[row + 2 : row + 2 + height, col + 2 : col + 2 + width]
                 row, col = row + 2 - dy, col + 2 - dx
-                sunward = relief[row : row + height, col : col + width]
-                np.subtract(here, sunward, out=stack[kind])
+                values = here - relief[row : row + height, col : col + width]
             else:
-                stack[kind] = self._crop(kind, top, left, shape)
-        pixels = shape[0] * shape[1]
-        place = looks[..., 3].astype(np.intp) * pixels
-        place += np.arange(pixels).reshape(shape)
-        light = stack.reshape(-1).take(place)
-        light *= looks[..., 4]
-        light >>= 5
-        light += 128
+                values = self._crop(kind, top, left, shape)
+            cv2.copyTo(values, cv2.compare(texture, kind, cv2.CMP_EQ), light)
         return light
 
-    def _pattern(
+    def _patterns(
         self,
-        looks: _UINT8,
         chosen: _INTP,
         index: _INTP,
+        pattern: _UINT8,
+        strength: _UINT8,
         top: int,
         left: int,
-        shape: tuple[int, int],
     ) -> _INT16:
         """Brightness of 128ths from rows, dashes, slabs: functions of the rotated coordinates."""
-        step = self._phase[chosen].take(index).view(np.int32).reshape(*shape, 2)
-        ux, uy = np.ascontiguousarray(step[..., 0]), np.ascontiguousarray(step[..., 1])
-        x = np.arange(left, left + shape[1], dtype=np.int32)
-        y = np.arange(top, top + shape[0], dtype=np.int32)[:, None]
-        u = ((x * ux + y * uy) >> 8) & 63
-        place = (looks[..., 6].astype(np.int32) << 12) | u
-        if self._slabs[chosen].any():  # the only pattern that also runs across
-            place |= (((y * ux - x * uy) >> 8) & 63) << 6
-        pattern = _patterns().take(place)
-        pattern *= looks[..., 7]
-        pattern >>= 5
-        return pattern
+        ux, uy = _gather(self._phase, chosen, index, np.uint16)
+        height, width = index.shape
+        x = np.arange(left, left + width).astype(np.uint16)
+        y = np.arange(top, top + height).astype(np.uint16)[:, None]
+        place = pattern.astype(np.uint16)
+        place <<= 12
+        place |= _phase(x, ux, y, uy)
+        if (self._pattern[chosen] == SLABS).any():  # the only pattern that also runs across
+            place |= _phase(y, ux, -x, uy) << 6
+        light = _take(_periods(), place)
+        light *= strength
+        light >>= 5
+        return light
 
-    def _sense(self, image: _UINT8, top: int, left: int) -> _UINT8:
+    def _sense(self, plane: _UINT8, channel: int, top: int, left: int) -> _INT16:
         """Optics, light and haze, noise."""
         sensor = self.sensor
-        image = cv2.GaussianBlur(image, (5, 5), sensor.sigma)
-        image = cv2.LUT(image, sensor.response)
+        plane = cv2.GaussianBlur(plane, (5, 5), sensor.sigma)
+        seen: _INT16 = cv2.LUT(plane, sensor.response[channel])
         row, col = self._origin(NOISE, top, left)
-        noise = _textures()[2][row : row + image.shape[0], col : col + image.shape[1]]
-        noise = (noise * np.int16(sensor.noise * 8)) >> 7
-        return cv2.add(image, noise, dtype=cv2.CV_8U)  # type: ignore[no-any-return]
+        noise = _bank()[2][channel, row : row + plane.shape[0], col : col + plane.shape[1]]
+        noise = noise * np.int16(sensor.noise * 8)
+        noise >>= 7
+        seen += noise
+        return np.clip(seen, 0, 255, out=seen)
+
+
+def _with_short_edges(polygon: _INT32) -> _INT32:
+    """The same polygon with corners added, so that no edge is longer than ``_EDGE`` pixels."""
+    step = np.roll(polygon, -1, axis=0) - polygon
+    pieces = np.abs(step).max(axis=1) // (_EDGE << SHIFT) + 1
+    if pieces.max() == 1:
+        return polygon
+    edge = np.repeat(np.arange(len(polygon)), pieces)
+    within = np.arange(len(edge)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    return np.asarray(polygon[edge] + step[edge] * within[:, None] // pieces[edge, None], np.int32)
+
+
+def _packed(columns: _INT32, dtype: type) -> npt.NDArray[np.uint32]:
+    """Columns as the bytes of one number a row."""
+    return np.ascontiguousarray(columns.astype(dtype)).view(np.uint32).ravel()
+
+
+def _take(table: npt.NDArray[T], index: npt.NDArray[Any]) -> npt.NDArray[T]:
+    """``table[index]``; numpy is faster where it needn't report an index out of range."""
+    return table.take(index, mode="clip")
+
+
+def _gather(
+    packed: npt.NDArray[np.uint32], chosen: _INTP, index: _INTP, dtype: type
+) -> tuple[npt.NDArray[Any], ...]:
+    """The columns that `_packed` packed, as a plane each."""
+    return cv2.split(_take(packed[chosen], index).view(dtype).reshape(*index.shape, -1))  # type: ignore[return-value]
+
+
+def _phase(x: _UINT16, ux: _UINT16, y: _UINT16, uy: _UINT16) -> _UINT16:
+    """64ths of a period; that it overflows is no matter, as periods repeat."""
+    phase = x * ux
+    phase += y * uy
+    phase >>= 8
+    phase &= 63
+    return phase
 
 
 def _canvas(
@@ -322,13 +374,5 @@ def _canvas(
 ) -> tuple[npt.NDArray[Any], int, int]:
     """An empty canvas with an apron, and the fixed-point coordinates of its corner."""
     apron = _APRON << SHIFT
-    canvas = np.zeros((shape[0] + 2 * _APRON, shape[1] + 2 * _APRON), dtype)
+    canvas: npt.NDArray[Any] = np.zeros((shape[0] + 2 * _APRON, shape[1] + 2 * _APRON), dtype)
     return canvas, int(corner[0]) - apron, int(corner[1]) - apron
-
-
-def _bounds(polygons: list[_INT32]) -> tuple[_INT32, _INT32]:
-    """Lowest and highest coordinates of each polygon, ``(N, 2)``, widened by a pixel."""
-    starts = np.cumsum([0, *(len(p) for p in polygons[:-1])])
-    points = np.concatenate(polygons)
-    one = 1 << SHIFT
-    return np.minimum.reduceat(points, starts) - one, np.maximum.reduceat(points, starts) + one

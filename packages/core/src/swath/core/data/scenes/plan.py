@@ -2,9 +2,11 @@
 
 import math
 import zlib
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from typing import NamedTuple, TypeVar
 
 import cv2
@@ -36,10 +38,10 @@ HEIGHT_UNIT_M = 0.25
 _CELL = 4  # pixels a cell of the occupancy grid
 
 
-def _units(*entropy: int) -> Iterator[float]:
+def _blocks(*entropy: int) -> Iterator[list[float]]:
     stream = np.random.PCG64(np.random.SeedSequence(entropy))
     while True:
-        yield from ((stream.random_raw(1024) >> np.uint64(11)) * 2.0**-53).tolist()
+        yield ((stream.random_raw(512) >> np.uint64(11)) * 2.0**-53).tolist()
 
 
 class Dice:
@@ -53,7 +55,7 @@ class Dice:
     """
 
     def __init__(self, *entropy: int) -> None:
-        self.unit: Callable[[], float] = _units(*entropy).__next__
+        self.unit: Callable[[], float] = chain.from_iterable(_blocks(*entropy)).__next__
         """Uniform in [0, 1)."""
 
     def uniform(self, low: float, high: float) -> float:
@@ -108,24 +110,25 @@ class Frame(NamedTuple):
     def rect(self, u0: float, v0: float, u1: float, v1: float) -> list[float]:
         """The corners of a local rectangle, as flat pixel coordinates."""
         x, y, c, s = self
+        left, right, top, bottom = x + u0 * c, x + u1 * c, v0 * s, v1 * s
+        near, far, over, under = y + u0 * s, y + u1 * s, v0 * c, v1 * c
         return [
-            x + u0 * c - v0 * s,
-            y + u0 * s + v0 * c,
-            x + u1 * c - v0 * s,
-            y + u1 * s + v0 * c,
-            x + u1 * c - v1 * s,
-            y + u1 * s + v1 * c,
-            x + u0 * c - v1 * s,
-            y + u0 * s + v1 * c,
+            left - top,
+            near + over,
+            right - top,
+            far + over,
+            right - bottom,
+            far + under,
+            left - bottom,
+            near + under,
         ]
 
     def poly(self, points: Sequence[tuple[float, float]]) -> list[float]:
         """A local polygon as flat pixel coordinates."""
         x, y, c, s = self
-        flat = []
+        flat: list[float] = []
         for u, v in points:
-            flat.append(x + u * c - v * s)
-            flat.append(y + u * s + v * c)
+            flat += (x + u * c - v * s, y + u * s + v * c)
         return flat
 
     @property
@@ -200,9 +203,10 @@ class Plan:
         self.things: list[Thing] = []
         self._xy: list[float] = []
         self._ends: list[int] = []
-        self._rows: list[tuple[int, ...]] = []
+        self._rows: list[int] = []
         grid = ((height + _CELL - 1) // _CELL, (width + _CELL - 1) // _CELL)
         self._taken = np.zeros(grid, np.uint8)
+        self._state = self._taken.reshape(-1).data  # the same memory, quicker to look up
 
         azimuth = self.dice.uniform(0, 2 * math.pi)
         elevation = math.radians(self.dice.uniform(*domain.sun))
@@ -239,27 +243,28 @@ class Plan:
             want: ``OPEN`` for unclaimed land, ``AFLOAT`` for open water.
         """
         rows, cols = self._taken.shape
-        taken = self._taken
+        state = self._state
         for x, y in points:
             i, j = int(y) >> 2, int(x) >> 2
-            if 0 <= i < rows and 0 <= j < cols and taken[i, j] != want:
+            if 0 <= i < rows and 0 <= j < cols and state[i * cols + j] != want:
                 return False
         return True
 
     def free_rect(self, frame: Frame, length: float, width: float, want: int = OPEN) -> bool:
         """`free` for a rectangle of metres centred on a frame."""
+        x, y, c, s = frame
         u, v = length / 2, width / 2
-        at = frame.at
+        uc, us, vc, vs = u * c, u * s, v * c, v * s
         return self.free(
-            at(0, 0),
-            at(-u, -v),
-            at(u, -v),
-            at(u, v),
-            at(-u, v),
-            at(u, 0),
-            at(-u, 0),
-            at(0, v),
-            at(0, -v),
+            (x, y),
+            (x - uc + vs, y - us - vc),
+            (x + uc + vs, y + us - vc),
+            (x + uc - vs, y + us + vc),
+            (x - uc - vs, y - us + vc),
+            (x + uc, y + us),
+            (x - uc, y - us),
+            (x - vs, y + vc),
+            (x + vs, y - vc),
             want=want,
         )
 
@@ -302,42 +307,45 @@ class Plan:
         """
         self._xy += xy
         self._ends.append(len(self._xy))
-        level = min(255, int(height_m / HEIGHT_UNIT_M))
-        self._rows.append((layer, label, thing, level, shades, *colour, *look))
+        level = min(255, int(height_m / HEIGHT_UNIT_M)) if height_m else 0
+        self._rows += (layer, label, thing, level, shades, *colour, *look)
 
     def blob(
         self, x: float, y: float, radius: float, points: int = 9, wobble: float = 0.18
     ) -> list[float]:
         """A roundish polygon in pixels."""
-        shape = self.dice.pick(_blobs(points, wobble))
-        return [(y if i & 1 else x) + radius * value for i, value in enumerate(shape)]
+        across, down = self.dice.pick(_blobs(points, wobble))
+        flat = [0.0] * (2 * points)
+        flat[::2] = [x + radius * value for value in across]
+        flat[1::2] = [y + radius * value for value in down]
+        return flat
 
     def finish(self) -> "Parts":
         """All parts as arrays, in drawing order."""
-        rows = np.array(self._rows, np.int32).reshape(len(self._rows), -1)
+        rows = np.frombuffer(array("i", self._rows), np.int32).reshape(len(self._ends), -1).copy()
         rows[:, 5:8] = rows[:, 5:8].clip(0, 255)
         order = np.argsort(rows[:, 0], kind="stable")
-        points = np.array(self._xy).reshape(-1, 2)
+        points = np.frombuffer(array("d", self._xy)).reshape(-1, 2)
         # a polygon is given by pixel edges, the rasteriser wants pixel centres
         fixed = np.floor((points - 0.5) * (1 << SHIFT) + 0.5).astype(np.int32)
         ends = [end // 2 for end in self._ends]
         starts = [0, *ends[:-1]]
+        low, high = np.minimum.reduceat(fixed, starts), np.maximum.reduceat(fixed, starts)
         polygons = [fixed[starts[i] : ends[i]] for i in order.tolist()]
-        return Parts(polygons, rows[order])
+        return Parts(polygons, rows[order], low[order], high[order])
 
 
 @cache
-def _blobs(points: int, wobble: float) -> list[list[float]]:
-    """Roundish polygons of about unit radius, flat, to choose from."""
+def _blobs(points: int, wobble: float) -> list[tuple[list[float], list[float]]]:
+    """Roundish polygons of about unit radius to choose from, as x and y."""
     dice = Dice(3, points, round(1000 * wobble))
     shapes = []
     for _ in range(24):
-        shape, phase = [], dice.uniform(0, 2 * math.pi)
-        for i in range(points):
-            angle = phase + 2 * math.pi * i / points
-            radius = 1 + dice.uniform(-wobble, wobble)
-            shape += [radius * math.cos(angle), radius * math.sin(angle)]
-        shapes.append(shape)
+        phase = dice.uniform(0, 2 * math.pi)
+        angles = [phase + 2 * math.pi * i / points for i in range(points)]
+        radii = [1 + dice.uniform(-wobble, wobble) for _ in angles]
+        polar = list(zip(radii, angles, strict=True))
+        shapes.append(([r * math.cos(a) for r, a in polar], [r * math.sin(a) for r, a in polar]))
     return shapes
 
 
@@ -347,7 +355,11 @@ class Parts(NamedTuple):
     Attributes:
         polygons: ``(K, 2)`` int32 each, pixel centres times ``2 ** SHIFT``.
         rows: ``(N, 15)`` int32: layer, class, thing, height level, shading, RGB, `Look`.
+        low: ``(N, 2)`` int32, the lowest coordinates of each polygon.
+        high: ``(N, 2)`` int32, the highest ones.
     """
 
     polygons: list[np.ndarray]
     rows: np.ndarray
+    low: np.ndarray
+    high: np.ndarray

@@ -1,14 +1,16 @@
 """One scene with every kind of label: `render`."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from swath.core.data.scenes.domains import CLASSES, DOMAINS, KINDS, OBJECT_CLASSES, Domain
 from swath.core.data.scenes.language import Expression, SceneObject, describe, expressions
 from swath.core.data.scenes.paint import LARGEST, Painter, Sensor, Window
-from swath.core.data.scenes.plan import Dice, Plan
+from swath.core.data.scenes.plan import Dice, Plan, Thing
 from swath.core.data.scenes.world import lay_out
 from swath.core.errors import DataError, suggest
 
@@ -22,33 +24,78 @@ MIN_SHARE = 0.3
 """... and this share of its box's area that a whole one of its class would show."""
 
 
-@dataclass(frozen=True)
+# share of its oriented box that an object of each class fills, for judging how much of it shows
+_FILL = {
+    "building": 0.75,
+    "court": 1.0,
+    "tank": 0.78,
+    "vehicle": 0.9,
+    "ship": 0.75,
+    "aircraft": 0.2,
+}
+
+
+@dataclass(frozen=True, eq=False)
 class Scene:
-    """A picture and all that is known about it.
+    """A picture and all that is known about it; what is said of objects is made when asked for.
 
     Attributes:
-        image: ``(H, W, 3)`` uint8, RGB.
+        planes: ``(3, H, W)`` uint8, RGB.
         mask: ``(H, W)`` uint8, indices in `CLASSES`.
-        instances: ``(H, W)`` int32, `SceneObject.id`, 0 where there is no object.
-        objects: The objects, in order of their ids.
+        things: What there may be to see, whether or not it shows.
+        shown: ``(H, W)``, which part a pixel shows.
+        owner: ``(parts,)``, the thing that a part belongs to, from 1, or 0.
         kind: Scene class, an index in `KINDS`.
-        caption: One sentence about the whole.
-        expressions: Sentences that single out one object each.
         gsd_m: Metres a pixel.
         domain: Name of the domain.
         seed: What it was made from.
     """
 
-    image: npt.NDArray[np.uint8]
+    planes: npt.NDArray[np.uint8]
     mask: npt.NDArray[np.uint8]
-    instances: npt.NDArray[np.int32]
-    objects: tuple[SceneObject, ...]
+    things: tuple[Thing, ...]
+    shown: npt.NDArray[np.intp]
+    owner: npt.NDArray[np.int32]
     kind: int
-    caption: str
-    expressions: tuple[Expression, ...]
     gsd_m: float
     domain: str
     seed: int
+
+    @cached_property
+    def image(self) -> npt.NDArray[np.uint8]:
+        """``(H, W, 3)`` uint8, RGB."""
+        return np.ascontiguousarray(cv2.merge(tuple(self.planes)))
+
+    @cached_property
+    def _seen(self) -> tuple[npt.NDArray[np.int32], tuple[SceneObject, ...]]:
+        """Number the things that can be seen well enough; the others are no instances."""
+        parts = np.bincount(self.shown.ravel(), minlength=len(self.owner))
+        pixels = np.bincount(self.owner, parts, len(self.things) + 1).astype(int).tolist()
+        number = np.zeros(len(pixels), np.int32)
+        objects: list[SceneObject] = []
+        for i, thing in enumerate(self.things, start=1):
+            if pixels[i] < MIN_PIXELS:
+                continue
+            name = CLASSES[thing.label]
+            _, _, w, h, _ = thing.box
+            if pixels[i] < MIN_SHARE * _FILL[name] * w * h:
+                continue
+            number[i] = len(objects) + 1
+            label = OBJECT_CLASSES.index(name)
+            objects.append(
+                SceneObject(len(objects) + 1, label, thing.noun, thing.colour, thing.box, pixels[i])
+            )
+        return number, tuple(objects)
+
+    @property
+    def objects(self) -> tuple[SceneObject, ...]:
+        """The objects, in order of their ids."""
+        return self._seen[1]
+
+    @cached_property
+    def instances(self) -> npt.NDArray[np.int32]:
+        """``(H, W)`` int32, `SceneObject.id`, 0 where there is no object."""
+        return self._seen[0].take(self.owner).take(self.shown, mode="clip")
 
     @property
     def boxes(self) -> npt.NDArray[np.float32]:
@@ -59,6 +106,23 @@ class Scene:
     def labels(self) -> npt.NDArray[np.int64]:
         """Index in `OBJECT_CLASSES` per box, ``(N,)`` int64."""
         return np.array([o.label for o in self.objects], np.int64)
+
+    @cached_property
+    def _words(self) -> tuple[str, tuple[Expression, ...]]:
+        dice = Dice(2, self.seed)
+        season = DOMAINS[self.domain].season
+        caption = describe(KINDS[self.kind], season, self.mask, self.objects, dice)
+        return caption, expressions(self.objects, len(self.mask), dice)
+
+    @property
+    def caption(self) -> str:
+        """One sentence about the whole."""
+        return self._words[0]
+
+    @property
+    def expressions(self) -> tuple[Expression, ...]:
+        """Sentences that single out one object each."""
+        return self._words[1]
 
 
 def find_domain(name: str) -> Domain:
@@ -101,16 +165,13 @@ def render(seed: int, size: int = 256, domain: str = "temperate", kind: str | No
     chosen = kind or chosen
     lay_out(plan, chosen)
     window = _paint(Painter(plan, sensor), size)
-    instances, objects = _objects(plan, window.things)
-    words = Dice(2, seed)
     return Scene(
-        image=window.image,
+        planes=window.planes,
         mask=window.mask,
-        instances=instances,
-        objects=objects,
+        things=tuple(plan.things),
+        shown=window.shown,
+        owner=window.owner,
         kind=KINDS.index(chosen),
-        caption=describe(chosen, place.season, window.mask, objects, words),
-        expressions=expressions(objects, size, words),
         gsd_m=plan.gsd_m,
         domain=domain,
         seed=seed,
@@ -120,47 +181,18 @@ def render(seed: int, size: int = 256, domain: str = "temperate", kind: str | No
 def _paint(painter: Painter, size: int) -> Window:
     if size <= LARGEST:
         return painter.window(0, 0, size, size)
+    things = len(painter.plan.things)
     whole = Window(
-        np.empty((size, size, 3), np.uint8),
+        np.empty((3, size, size), np.uint8),
         np.empty((size, size), np.uint8),
-        np.empty((size, size), np.int32),
+        np.empty((size, size), np.intp),
+        np.arange(things + 1, dtype=np.int32),
     )
     for row in range(0, size, LARGEST):
         for col in range(0, size, LARGEST):
             height, width = min(LARGEST, size - row), min(LARGEST, size - col)
             part = painter.window(row, col, height, width)
             place = (slice(row, row + height), slice(col, col + width))
-            whole.image[place], whole.mask[place] = part.image, part.mask
-            whole.things[place] = part.things
+            whole.planes[:, *place], whole.mask[place] = part.planes, part.mask
+            whole.shown[place] = part.owner.take(part.shown)
     return whole
-
-
-# share of its oriented box that an object of each class fills, for judging how much of it shows
-_FILL = {
-    "building": 0.75,
-    "court": 1.0,
-    "tank": 0.78,
-    "vehicle": 0.9,
-    "ship": 0.75,
-    "aircraft": 0.2,
-}
-
-
-def _objects(
-    plan: Plan, things: npt.NDArray[np.int32]
-) -> tuple[npt.NDArray[np.int32], tuple[SceneObject, ...]]:
-    """Number the things that can be seen well enough; the others are no instances."""
-    pixels = np.bincount(things.ravel(), minlength=len(plan.things) + 1).tolist()
-    number = np.zeros(len(pixels), np.int32)
-    objects: list[SceneObject] = []
-    for i, thing in enumerate(plan.things, start=1):
-        name = CLASSES[thing.label]
-        _, _, w, h, _ = thing.box
-        if pixels[i] < max(MIN_PIXELS, MIN_SHARE * _FILL[name] * w * h):
-            continue
-        number[i] = len(objects) + 1
-        label = OBJECT_CLASSES.index(name)
-        objects.append(
-            SceneObject(len(objects) + 1, label, thing.noun, thing.colour, thing.box, pixels[i])
-        )
-    return number.take(things), tuple(objects)
