@@ -54,7 +54,8 @@ def colour_classifier(images: np.ndarray, masks: np.ndarray, balance: float) -> 
     prior = joint.sum(0)
     weighted = joint / np.maximum(prior, 1) ** balance
     weighted[joint.sum(1) == 0] = prior ** (1 - balance)
-    return weighted.argmax(1)
+    best: np.ndarray = weighted.argmax(1)
+    return best
 
 
 def train_unet(images: np.ndarray, masks: np.ndarray, iterations: int) -> torch.nn.Module:
@@ -78,7 +79,7 @@ def train_unet(images: np.ndarray, masks: np.ndarray, iterations: int) -> torch.
         data = torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2)
         loss = F.cross_entropy(model(normalise(data[:, :3])), data[:, 3].long(), weights)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
     return model.eval()
@@ -90,7 +91,7 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def predict(model: torch.nn.Module, images: np.ndarray) -> np.ndarray:
-    batches = torch.from_numpy(images).permute(0, 3, 1, 2).split(4)
+    batches = torch.from_numpy(images).permute(0, 3, 1, 2).chunk(-(-len(images) // 4))
     return torch.cat([model(normalise(batch)).argmax(1) for batch in batches]).numpy()
 
 
