@@ -69,6 +69,7 @@ def save_model(
     metadata = {"swath": json.dumps(description), "sha256": _NO_HASH}
     with atomic_path(path) as temporary:
         save_file(_storable(model.state_dict(), dtype), temporary, metadata)
+        temporary.chmod(0o644)  # safetensors makes its files private
         _seal(temporary)
 
 
