@@ -1,0 +1,111 @@
+"""`swath data` and `swath datasets` as typed: what they print, write and exit with."""
+
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+Swath = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for number in range(3):
+        rng = np.random.default_rng(number)
+        for folder, shape, top in (("images", (16, 16, 3), 256), ("masks", (16, 16), 2)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            array = rng.integers(0, top, shape).astype(np.uint8)
+            Image.fromarray(array).save(tmp_path / folder / f"{number}.png")
+    return tmp_path
+
+
+def own(root: Path) -> list[object]:
+    return [root, "--images", "images", "--masks", "masks", "--classes", "ground,roof"]
+
+
+def test_a_clean_folder_passes_the_check(swath: Swath, root: Path) -> None:
+    code, out, _ = swath("data", "check", *own(root))
+    assert code == 0
+    assert "no faults" in out
+    assert "roof" in out
+
+
+def test_a_fault_is_printed_and_ends_in_exit_code_2(swath: Swath, root: Path) -> None:
+    Image.new("L", (16, 16), 5).save(root / "masks/1.png")
+    code, out, _ = swath("data", "check", *own(root))
+    assert code == 2
+    assert f"{root / 'masks/1.png'}: label value 5 in 256 pixel(s)" in out
+    assert "1 fault(s)" in out
+
+
+def test_json_is_all_that_is_printed(swath: Swath, root: Path) -> None:
+    (root / "masks/2.png").unlink()
+    code, out, _ = swath("data", "check", *own(root), "--json")
+    report = json.loads(out)
+    assert code == 2
+    assert [f["kind"] for f in report["findings"]] == ["missing"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["data", "check", "lovedaa", "ROOT"], "did you mean 'loveda'"),
+        (["data", "check", "loveda"], "give the folder of your copy"),
+        (["data", "check", "ROOT"], "--classes"),
+        (["data", "check", "loveda", "ROOT"], "holds no images of loveda"),
+        (["data", "preview", "ROOT", "--images", "absent", "--masks", "masks",
+          "--classes", "a,b"], "isn't a folder"),
+        (["data", "unpack", "ROOT/absent.zip", "ROOT/out"], "no such archive"),
+        (["datasets", "potsdm"], "did you mean 'potsdam'"),
+    ],
+)  # fmt: skip
+def test_mistakes_end_in_one_line_and_exit_code_2(
+    swath: Swath, root: Path, arguments: list[str], message: str
+) -> None:
+    code, _, err = swath(*(a.replace("ROOT", str(root)) for a in arguments))
+    assert code == 2
+    assert message in " ".join(err.split())
+    assert "Traceback" not in err
+
+
+def test_a_preview_is_written_where_asked(swath: Swath, root: Path) -> None:
+    code, out, _ = swath("data", "preview", *own(root), "-o", root / "sheet.png", "--count", 2)
+    assert code == 0
+    assert "2 of 3 samples" in out
+    with Image.open(root / "sheet.png") as sheet:
+        assert sheet.mode == "RGB"
+
+
+def test_an_archive_is_unpacked(swath: Swath, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as bundle:
+        bundle.writestr("set/1.txt", "one")
+    code, out, _ = swath("data", "unpack", tmp_path / "a.zip", tmp_path / "out")
+    assert code == 0
+    assert "1 files" in out
+    assert (tmp_path / "out/set/1.txt").read_text() == "one"
+
+
+def test_an_archive_that_leads_out_is_refused(swath: Swath, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as bundle:
+        bundle.writestr("../evil.txt", "one")
+    code, _, err = swath("data", "unpack", tmp_path / "a.zip", tmp_path / "out")
+    assert code == 2
+    assert "outside of the target" in " ".join(err.split())
+    assert not (tmp_path / "evil.txt").exists()
+
+
+def test_datasets_lists_all_and_explains_one(swath: Swath) -> None:
+    code, out, _ = swath("datasets")
+    assert code == 0
+    assert {"loveda", "potsdam", "dota", "eurosat"} <= set(out.split())
+    code, out, _ = swath("datasets", "loveda")
+    assert code == 0
+    assert "agriculture" in out
+    assert "CC-BY-NC-SA-4.0" in out
+    code, out, _ = swath("datasets", "--json")
+    assert code == 0
+    assert json.loads(out)["loveda"]["task"] == "segmentation"
