@@ -72,12 +72,10 @@ def check(
     if root is not None:
         report = check_known(name, root, split=split, protocol=protocol, progress=not as_json)
     else:
-        folder, names = _own_folder(name, images, labels, classes)
-        assert images is not None
-        assert labels is not None
+        pictures, truth, names = _own_folder(name, images, labels, classes)
         report = check_folders(
-            folder / images,
-            folder / labels,
+            pictures,
+            truth,
             names,
             kind=_known_kind(kind),
             lists=lists or (),
@@ -119,8 +117,8 @@ def preview(
     if root is not None:
         dataset = load_dataset(name, root, split or "all", protocol)
     else:
-        folder, names = _own_folder(name, images, labels, classes)
-        dataset = _own_dataset(folder, images, labels, names, _known_kind(kind), split)
+        pictures, truth, names = _own_folder(name, images, labels, classes)
+        dataset = _own_dataset(pictures, truth, names, _known_kind(kind), split)
     contact_sheet(dataset, out, count=count)
     typer.echo(f"{out}: {min(count, len(dataset))} of {len(dataset)} samples")
 
@@ -145,7 +143,7 @@ def unpack(
 
 def _own_folder(
     name: str, images: Path | None, labels: Path | None, classes: str | None
-) -> tuple[Path, "Protocol"]:
+) -> tuple[Path, Path, "Protocol"]:
     from swath.core.data.catalogue import catalogue
     from swath.core.data.readers import resolve_root
     from swath.core.data.spec import Protocol
@@ -160,31 +158,24 @@ def _own_folder(
     names = tuple(c.strip() for c in classes.split(",") if c.strip())
     if not names:
         raise DataError("--classes is empty; give the names in index order: ground,building")
-    return resolve_root(name), Protocol(names)
+    folder = resolve_root(name)
+    return folder / images, folder / labels, Protocol(names)
 
 
 def _own_dataset(
-    folder: Path,
-    images: Path | None,
-    labels: Path | None,
-    protocol: "Protocol",
-    kind: str,
-    ids: str | None,
+    images: Path, labels: Path, protocol: "Protocol", kind: str, ids: str | None
 ) -> object:
     from swath.core.data import CocoJson, DotaText, FolderSegmentation, VocXml
 
-    assert images is not None
-    assert labels is not None
-    pictures, truth = folder / images, folder / labels
     if kind == "mask":
-        return FolderSegmentation(pictures, truth, ids, protocol)
+        return FolderSegmentation(images, labels, ids, protocol)
     if kind == "coco":
-        return CocoJson(truth, pictures, protocol.classes)
+        return CocoJson(labels, images, protocol.classes)
     if kind == "dota":
-        return DotaText(pictures, truth, protocol.classes, ids)
+        return DotaText(images, labels, protocol.classes, ids)
     if kind in ("voc", "voc-rotated"):
         rotated = kind == "voc-rotated"
-        return VocXml(pictures, truth, protocol.classes, ids, rotated=rotated)
+        return VocXml(images, labels, protocol.classes, ids, rotated=rotated)
     raise DataError(f"a folder of {kind} labels can't be previewed by itself; use its set's name")
 
 

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 from swath.core.errors import DataError
 from swath.core.files import atomic_path
 from swath.core.sample import Sample
 from swath.core.viz import display_rgb, overlay
+from swath.kernels import boxes_to_quads, hbb_to_boxes
 
 Rgb = NDArray[np.uint8]
 
@@ -50,18 +52,18 @@ def contact_sheet(
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round())
     cells = [_cell(dataset, int(i), cell_px) for i in chosen]
     columns = min(columns, len(cells))
-    width, height = (max(cell.size[axis] for cell in cells) for axis in (0, 1))
-    lines = -(-len(cells) // columns)
+    width = max(cell.width for cell in cells)
+    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
+    heights = [max(cell.height for cell in row) + _GAP for row in rows]
     legend = _legend(dataset.classes, dataset.palette, columns * (width + _GAP))
-    sheet = Image.new(
-        "RGB",
-        (columns * (width + _GAP) + _GAP, lines * (height + _GAP) + _GAP + legend.height),
-        _BACK,
-    )
-    for number, cell in enumerate(cells):
-        row, column = divmod(number, columns)
-        sheet.paste(cell, (_GAP + column * (width + _GAP), _GAP + row * (height + _GAP)))
-    sheet.paste(legend, (_GAP, sheet.height - legend.height))
+    size = (columns * (width + _GAP) + _GAP, sum(heights) + _GAP + legend.height)
+    sheet = Image.new("RGB", size, _BACK)
+    top = _GAP
+    for row, height in zip(rows, heights, strict=True):
+        for column, cell in enumerate(row):
+            sheet.paste(cell, (_GAP + column * (width + _GAP), top))
+        top += height
+    sheet.paste(legend, (_GAP, top))
     with atomic_path(path) as temporary:
         sheet.save(temporary)
     return path
@@ -79,9 +81,9 @@ def _cell(dataset: Any, index: int, cell_px: int) -> Image.Image:
     title = dataset.ids[index]
     if "mask" in sample.targets:
         mask = Image.fromarray(sample.targets["mask"].numpy().astype(np.int32)).resize(size, 0)
-        panels.append(
-            Image.fromarray(overlay(np.asarray(plain), np.asarray(mask), dataset.palette, 0.6))
-        )
+        black = [i for i, colour in enumerate(dataset.palette) if not any(colour)]
+        painted = overlay(np.asarray(plain), np.asarray(mask), dataset.palette, 0.6, hide=black)
+        panels.append(Image.fromarray(painted))
     if "boxes" in sample.targets:
         panels = [_with_boxes(plain, sample, dataset.palette, scale)]
         title += f"  ({len(sample.targets['boxes'])})"
@@ -101,9 +103,7 @@ def _cell(dataset: Any, index: int, cell_px: int) -> Image.Image:
 def _with_boxes(
     picture: Image.Image, sample: Sample, palette: Sequence[Any], scale: float
 ) -> Image.Image:
-    from swath.kernels import boxes_to_quads, hbb_to_boxes
-
-    boxes = sample.targets["boxes"].as_subclass(_tensor())
+    boxes = sample.targets["boxes"].as_subclass(Tensor)
     quads = boxes_to_quads(boxes if boxes.shape[1] == 5 else hbb_to_boxes(boxes))
     drawn = picture.copy()
     pen = ImageDraw.Draw(drawn)
@@ -112,12 +112,6 @@ def _with_boxes(
         pen.line([*outline, outline[0]], fill=(0, 0, 0), width=4)
         pen.line([*outline, outline[0]], fill=tuple(palette[label]), width=2)
     return drawn
-
-
-def _tensor() -> Any:
-    from torch import Tensor
-
-    return Tensor
 
 
 def _legend(classes: Sequence[str], palette: Sequence[Any], width: int) -> Image.Image:
