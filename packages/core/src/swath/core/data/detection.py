@@ -403,25 +403,23 @@ def draw_segmentation(segmentation: Any, size: tuple[int, int], where: object) -
         where: The file, for messages.
 
     Returns:
-        ``(H, W)`` of 0 and 1. Pixels whose centre lies inside a polygon or on its edge are 1.
+        ``(H, W)`` of 0 and 1. Pixels whose centre lies inside a polygon are 1.
 
     Raises:
         DataError: If it is none of these.
     """
-    import cv2
+    from rasterio.features import rasterize
 
-    mask = np.zeros(size, dtype=np.uint8)
     try:
         if isinstance(segmentation, dict):
             return _runs_to_mask(segmentation["counts"], tuple(segmentation["size"]), size)
-        for polygon in segmentation:
-            points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
-            # 4 fractional bits; COCO's (0, 0) is a pixel's corner, OpenCV's is its centre
-            fixed = np.round((points - 0.5) * 16).astype(np.int32)
-            cv2.fillPoly(mask, [fixed], 1, shift=4)
-    except (KeyError, TypeError, ValueError) as error:
+        rings = [np.asarray(part, dtype=np.float64).reshape(-1, 2) for part in segmentation]
+        # COCO's (0, 0) is the corner of the first pixel, as the identity transform has it
+        shapes = [{"type": "Polygon", "coordinates": [[*r.tolist(), r[0].tolist()]]} for r in rings]
+        drawn = rasterize(shapes, size, dtype=np.uint8) if shapes else np.zeros(size, np.uint8)
+    except (IndexError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{where}: a segmentation can't be read: {error}") from error
-    return mask
+    return np.asarray(drawn)
 
 
 def _runs_to_mask(

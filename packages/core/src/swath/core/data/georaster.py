@@ -47,8 +47,8 @@ class GeoRasterSegmentation:
             moved inwards to end at the border.
         attribute: For vectors, the attribute that says what a feature is; None makes every feature
             class 1.
-        burn: Class (index or name) of each value of the attribute; None takes the values for class
-            names. A value that isn't listed is an error.
+        burn: Class (index or name) of each value of the attribute, as a mapping or as pairs; None
+            takes the values for class names. A value that isn't listed is an error.
         protocol: For label rasters, how their values are read; None takes them for indices.
         bands: Band numbers from 1 to read, in this order; None takes all but alpha.
         rows: Part of each raster's height to use, as fractions from the top: ``(0, 0.8)`` to train
@@ -82,7 +82,7 @@ class GeoRasterSegmentation:
         tile_px: int = 512,
         stride: int | None = None,
         attribute: str | None = None,
-        burn: Burn | None = None,
+        burn: Burn | Sequence[tuple[Any, int | str]] | None = None,
         protocol: Protocol | None = None,
         bands: Sequence[int] | None = None,
         rows: tuple[float, float] = (0.0, 1.0),
@@ -110,7 +110,8 @@ class GeoRasterSegmentation:
             if path.suffix.lower() in _RASTER_SUFFIXES:
                 self._sources.append(_LabelRaster(path, info, LabelReader(self.protocol)))
             else:
-                classify = _Classifier(path, self.classes, attribute, burn)
+                listed = None if burn is None else dict(burn)
+                classify = _Classifier(path, self.classes, attribute, listed)
                 self._sources.append(_Vectors.read(path, info, classify))
         if all(isinstance(s, _Vectors) and not len(s) for s in self._sources):
             raise DataError(
@@ -383,12 +384,12 @@ def _may_be_empty(info: RasterInfo) -> bool:
 
 
 def _outline(info: RasterInfo, window: Window) -> Any:
-    from shapely import Polygon
+    from shapely import box
+    from shapely.affinity import affine_transform
 
     left, top = window.col_off, window.row_off
-    right, bottom = left + window.width, top + window.height
-    return Polygon([info.transform * p for p in
-                    ((left, top), (right, top), (right, bottom), (left, bottom))])  # fmt: skip
+    pixels = box(left, top, left + window.width, top + window.height)
+    return affine_transform(pixels, info.transform.to_shapely())
 
 
 def _bounds_in(info: RasterInfo, crs: str) -> tuple[float, float, float, float]:
