@@ -114,7 +114,7 @@ def test_a_link_that_already_lies_in_the_target_is_not_followed(tmp_path: Path) 
     assert everything(tmp_path / "outside") == set()
 
 
-@pytest.mark.parametrize("cut", [10, 60])
+@pytest.mark.parametrize("cut", [60, 150])
 def test_damaged_archives_leave_nothing(tmp_path: Path, cut: int) -> None:
     archive = tar(tmp_path / "a.tar.gz", entry("big", size=200_000))
     archive.write_bytes(archive.read_bytes()[:-cut])
