@@ -8,6 +8,7 @@ uvx nox -s demo bench        what takes longer
 
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import nox
@@ -88,7 +89,7 @@ def lowest(session: nox.Session, package: str) -> None:
     groups = nox.project.load_toml(f"packages/{package}/pyproject.toml")["dependency-groups"]
     session.run_install(
         "uv", "pip", "install", "--no-config", "--resolution", "lowest-direct",
-        *members, *OLDEST_TORCH, *groups["test"], "pytest-xdist",
+        *members, *OLDEST_TORCH, *groups["test"],
     )  # fmt: skip
     pytest(session, "-n", "2", "-m", "not slow", f"packages/{package}/tests")
 
@@ -101,7 +102,7 @@ def wheels(session: nox.Session) -> None:
     session.run_install("uv", "build", "--quiet", "--all-packages", "--out-dir", str(folder))
     for package in PACKAGES:
         environment = folder / f"env-{package}"
-        python = environment / ("Scripts" if session.platform == "win32" else "bin") / "python"
+        python = environment / ("Scripts" if sys.platform == "win32" else "bin") / "python"
         session.run_install("uv", "venv", "--quiet", str(environment))
         session.run_install(
             "uv", "pip", "install", "--quiet", "--python", str(python), "--find-links", str(folder),
