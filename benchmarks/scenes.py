@@ -1,8 +1,8 @@
 """How many scenes a second one core renders, with every label.
 
 Run:    OMP_NUM_THREADS=1 python benchmarks/scenes.py
-Claim:  at least 150 scenes/s a core at 256 px (docs/scenes.md). CPU time is counted, so that other
-        work on the machine matters little; on hyper-threads it still does.
+Aim:    150 scenes/s a core at 256 px. CPU time is counted, so that other work on the machine
+        matters little; on hyper-threads it still does.
 """
 
 import time
