@@ -214,7 +214,7 @@ def test_damage_found_while_reading_leaves_nothing(tmp_path: Path) -> None:
 
 
 INTERRUPTED = """
-import sys, time
+import signal, sys, time
 import torch
 from swath.core.data.radiometry import Radiometry
 from swath.core.inference.predictor import Predictor
@@ -226,6 +226,8 @@ class Slow(torch.nn.Module):
         time.sleep(0.2)
         return image
 
+# a test run in the background inherits an ignored SIGINT
+signal.signal(signal.SIGINT, signal.default_int_handler)
 task = SegmentationTask(["a", "b", "c"], Radiometry.rgb8())
 Predictor(Slow(), task).predict(sys.argv[1], tile=128, overlap=16, blend=16, out=sys.argv[2])
 """
