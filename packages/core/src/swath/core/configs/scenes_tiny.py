@@ -2,7 +2,7 @@
 
 Run:     swath train scenes_tiny --set iterations=2000
 Source:  ours; no paper, no weights from elsewhere
-Expect:  mIoU above 0.5 over 13 classes of unseen scenes, in about 2 minutes on two cores
+Expect:  mIoU 0.31 over 13 classes of unseen scenes after 400 steps, 4 minutes on two cores
 """
 
 from swath.core.data.scenes import CLASSES, PALETTE, SceneDataset
