@@ -19,7 +19,7 @@ def test_the_environment_is_shown(swath: Swath, monkeypatch: pytest.MonkeyPatch)
     assert code == 0
     assert "no problem found" in out
     facts = json.loads(swath("doctor", "--json")[1])
-    assert {"python", "torch", "GDAL", "cores", "memory", "kernels", "warnings"} <= facts.keys()
+    assert {"python", "torch", "GDAL", "cores", "memory", "warnings"} <= facts.keys()
 
 
 def test_warnings_are_printed_and_give_code_2(

@@ -75,7 +75,6 @@ def collect() -> dict[str, Any]:
         "torch threads": torch.get_num_threads(),
         "memory": f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free",
         "cache disk": f"{shutil.disk_usage(cache).free / 1e9:.1f} GB free in {cache}",
-        "kernels": _kernels(),
     }
     return facts
 
@@ -163,17 +162,6 @@ def _devices(torch: Any) -> list[str]:
     if torch.backends.mps.is_available():
         found.append("mps")
     return ["cpu", *found]
-
-
-def _kernels() -> str:
-    """Back ends of the kernels that can run here, and the one that is forced, if any."""
-    available = ["reference", "cpu"]
-    if _version("triton") is not None:
-        import torch
-
-        available += ["triton"] if torch.cuda.is_available() else []
-    forced = os.environ.get("SWATH_KERNELS")
-    return ", ".join(available) + (f"; SWATH_KERNELS={forced}" if forced else "")
 
 
 def _cores() -> int:
