@@ -1,7 +1,6 @@
 """Buildings of Kampala: train on some places, judge on the others, and map the mosaic.
 
     python benchmarks/kampala_folds.py --samples ../shared/samples
-    python benchmarks/kampala_folds.py --samples ../shared/samples --recipe swath_small
 
 For each of the four committed folds of places `kampala_unet` is trained and judged on the places it
 hasn't seen: tile by tile, all zooms pooled into one confusion matrix, and by zoom; and on whole
@@ -9,16 +8,12 @@ places of zoom 21, where a prediction sees its surroundings. The mosaic's four p
 mapped by the model that hasn't seen them, put together and scored against the truth raster. A fifth
 training holds out every place of the mosaic at once and learns from the one that is left.
 
-The recipe ``swath_small`` learns from the same places, other open tiles and scenes at once; of its
-classes only "building" is judged, and its four folds are run without the fifth.
-
-Writes ``results/kampala.json`` or ``results/kampala_swath_small.json``; the run folders keep
-checkpoints, maps and overlays.
+Writes ``results/kampala.json``; the run folders keep checkpoints, maps and overlays.
 """
 
 import argparse
 import json
-import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,44 +30,35 @@ from swath.core.checkpoint.store import load_pair
 from swath.core.config import load_config
 from swath.core.data.kampala import PLACE_ZOOM, kampala_buildings, load_folds
 from swath.core.data.places import MapTile, places_of
-from swath.core.engine import train
+from swath.core.engine import evaluate, train
 from swath.core.inference.predictor import Predictor
 from swath.core.metrics.segmentation import ConfusionMatrix
 
 TILES = Path("segmentation/oam_kampala_buildings")
 IMAGE = Path("geotiff/oam_kampala_mosaic_rgb.tif")
 TRUTH = Path("geotiff/oam_kampala_mosaic_buildings.tif")
-FOLDS: dict[str, tuple[int | str, ...]] = {
-    "kampala_unet": (0, 1, 2, 3, "mosaic"),
-    "swath_small": (0, 1, 2, 3),
-}
-BUILDING = 1  # in both recipes
-KAMPALA_PART = "train.parts.0.dataset.fold"
+FOLDS: tuple[int | str, ...] = (0, 1, 2, 3, "mosaic")
 
 
 def main() -> None:
     """Train, judge and map; print a table and write it down."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--samples", type=Path, required=True, help="folder of the sample data")
-    parser.add_argument("--runs", type=Path, help="run folders; runs/RECIPE")
+    parser.add_argument("--runs", type=Path, default=Path("runs/kampala"), help="run folders")
     parser.add_argument("--set", action="append", default=[], help="override of the config")
-    parser.add_argument("--recipe", choices=list(FOLDS), default="kampala_unet")
     parser.add_argument("--only", help="train and judge this fold alone (0 to 3, or mosaic)")
     parser.add_argument("--smoke", action="store_true", help="a few steps, nothing recorded")
     arguments = parser.parse_args()
     overrides = [*arguments.set, *(["iterations=4", "batch_size=2"] if arguments.smoke else [])]
 
-    os.environ["SWATH_DATA"] = str(arguments.samples.resolve())
-    recipe, runs = arguments.recipe, arguments.runs or Path("runs") / arguments.recipe
-
     rows = [
-        run_fold(recipe, fold, arguments.samples, runs / f"fold_{fold}", overrides)
-        for fold in FOLDS[recipe]
+        run_fold(fold, arguments.samples, arguments.runs / f"fold_{fold}", overrides)
+        for fold in FOLDS
         if arguments.only in (None, str(fold))
     ]
     if arguments.only is not None:
         return
-    mosaic = map_mosaic(recipe, arguments.samples, runs)
+    mosaic = map_mosaic(arguments.samples, arguments.runs)
     folds = rows[:4]
     summary = {
         "mean_building_iou": mean(folds, "iou"),
@@ -83,7 +69,7 @@ def main() -> None:
     print(json.dumps(summary, indent=1))
     if not arguments.smoke:
         record(
-            "kampala" if recipe == "kampala_unet" else f"kampala_{recipe}",
+            "kampala",
             rows,
             summary=summary,
             overrides=overrides,
@@ -92,31 +78,38 @@ def main() -> None:
 
 
 def run_fold(
-    recipe: str, fold: int | str, samples: Path, run_dir: Path, overrides: Sequence[str]
+    fold: int | str, samples: Path, run_dir: Path, overrides: Sequence[str]
 ) -> dict[str, Any]:
     """Train and judge one fold on its held-out places, unless an earlier call has done so."""
     done = run_dir / "fold.json"
     if done.exists():
         row: dict[str, Any] = json.loads(done.read_text())
         return row
-    where = {"kampala_unet": ("train.fold", "test.fold"), "swath_small": (KAMPALA_PART,)}[recipe]
-    config = load_config(recipe, [f"{key}={fold}" for key in where] + list(overrides))
+    root = samples / TILES
+    config = load_config(
+        "kampala_unet",
+        [f"{part}.{key}" for part in ("train", "test") for key in (f"root={root}", f"fold={fold}")]
+        + list(overrides),
+    )
+    started, cpu = time.monotonic(), time.process_time()
     summary = train(config, run_dir, resume=run_dir.exists())
+    minutes, cpu_minutes = (time.monotonic() - started) / 60, (time.process_time() - cpu) / 60
     model, task, _ = load_pair(summary.last_checkpoint)
 
-    tiles = kampala_buildings(samples / TILES, fold, "test")
-    figures = {"iou": building_iou(model, task, tiles)}
+    tiles = kampala_buildings(root, fold, "test")
+    figures = {"iou": building(evaluate(model, task, tiles, num_workers=0))}
     for zoom in (19, 20, 21):
         chosen = [tiles[i] for i, name in enumerate(tiles.ids) if MapTile.parse(name).zoom == zoom]
-        figures[f"iou_z{zoom}"] = building_iou(model, task, chosen)
-    places = kampala_buildings(samples / TILES, fold, "test", stitched=True)
+        figures[f"iou_z{zoom}"] = building(evaluate(model, task, chosen))
+    places = kampala_buildings(root, fold, "test", stitched=True)
     finest = [places[i] for i, name in enumerate(places.ids) if name.endswith("@21")]
-    figures["iou_places"] = building_iou(model, task, finest)
+    figures["iou_places"] = building(evaluate(model, task, finest, batch_size=1))
     row = {
         "fold": fold,
         "test_tiles": len(tiles),
         **{name: round(value, 4) for name, value in figures.items()},
-        "train_min": round(training_minutes(run_dir), 2),
+        "train_min": round(minutes, 2),
+        "cpu_min_without_workers": round(cpu_minutes, 2),
         "iterations": summary.step,
         "threads": torch.get_num_threads(),
     }
@@ -124,28 +117,7 @@ def run_fold(
     return row
 
 
-def building_iou(model: torch.nn.Module, task: Any, samples: Any) -> float:
-    """IoU of building against everything else, over the pixels of all samples."""
-    matrix = ConfusionMatrix(2)
-    with torch.inference_mode():
-        for index in range(len(samples)):
-            batch = task.collate([samples[index]])
-            found = task.predict(model, batch)[0].argmax(0) == BUILDING
-            truth = batch["mask"][0]
-            known = truth != task.ignore_index
-            matrix.update(found[known].long(), (truth[known] == BUILDING).long())
-    return float(matrix.iou()[1])
-
-
-def training_minutes(run_dir: Path) -> float:
-    """Wall-clock minutes of all training steps, by the run's log."""
-    lines = [json.loads(line) for line in (run_dir / "log.jsonl").read_text().splitlines()]
-    steps = [line for line in lines if "time_s" in line]
-    before = [0, *(line["step"] for line in steps)]
-    return sum((s["step"] - b) * s["time_s"] for s, b in zip(steps, before, strict=False)) / 60
-
-
-def map_mosaic(recipe: str, samples: Path, runs: Path) -> dict[str, float]:
+def map_mosaic(samples: Path, runs: Path) -> dict[str, float]:
     """Map the mosaic by models that haven't seen the place, and score both ways of doing so."""
     with rasterio.open(samples / TRUTH) as source:
         truth, transform = source.read(1), source.transform
@@ -158,11 +130,9 @@ def map_mosaic(recipe: str, samples: Path, runs: Path) -> dict[str, float]:
             if inside(rounded, truth.shape):
                 region = rounded.toslices()
                 composite[region] = mapped[region]
-    maps = {"each_place_by_its_fold": composite}
-    if "mosaic" in FOLDS[recipe]:
-        maps["all_places_held_out"] = predict(runs / "fold_mosaic", samples / IMAGE)
+    alone = predict(runs / "fold_mosaic", samples / IMAGE)
     scores = {}
-    for name, mapped in maps.items():
+    for name, mapped in (("each_place_by_its_fold", composite), ("all_places_held_out", alone)):
         matrix = ConfusionMatrix(2)
         matrix.update(torch.from_numpy(mapped), torch.from_numpy(truth))
         scores[name] = round(float(matrix.iou()[1]), 4)
@@ -175,8 +145,8 @@ def predict(run_dir: Path, image: Path) -> NDArray[np.uint8]:
     model, task, description = load_pair(run_dir / "last.safetensors")
     predictor = Predictor(model, task, description["card"])
     result = predictor.predict(image, out=run_dir / "mosaic.tif", progress=True)
-    buildings: NDArray[np.uint8] = (result.mask == BUILDING).astype(np.uint8)
-    return buildings
+    mask: NDArray[np.uint8] = result.mask
+    return mask
 
 
 def write_comparison(
@@ -189,6 +159,11 @@ def write_comparison(
         chosen = (mapped == found) & (truth == real)
         picture[chosen] = 0.6 * picture[chosen] + 0.4 * np.array(colour)
     Image.fromarray(picture.astype(np.uint8)).resize((1024, 1024)).save(out, quality=85)
+
+
+def building(figures: Mapping[str, Any]) -> float:
+    """IoU of the class building."""
+    return float(figures["per_class"]["building"]["IoU"])
 
 
 def mean(rows: Sequence[Mapping[str, Any]], key: str) -> float:
