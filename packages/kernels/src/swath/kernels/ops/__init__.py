@@ -1,0 +1,1 @@
+"""One folder per operator: its specification in plain torch, and its fast back ends."""
