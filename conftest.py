@@ -1,4 +1,4 @@
-"""For every suite: a skip nobody agreed to fails CI, and Triton interprets where there is no GPU."""
+"""For all suites: an unagreed skip fails CI, and Triton interprets where there is no GPU."""
 
 import os
 
