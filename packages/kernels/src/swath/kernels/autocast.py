@@ -1,0 +1,22 @@
+"""What feature operators do under `torch.autocast`: the same as torch's own matrix products."""
+
+import contextlib
+
+import torch
+from torch import Tensor
+
+
+def autocast_inputs(*tensors: Tensor | None) -> list[Tensor | None]:
+    """Cast to the autocast dtype where autocast is on; float64 and None stay as they are."""
+    device = next(t.device.type for t in tensors if t is not None)
+    if not torch.is_autocast_enabled(device):
+        return list(tensors)
+    dtype = torch.get_autocast_dtype(device)
+    return [t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors]
+
+
+def no_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Switch autocast off for the inside of an operator, which chose its dtypes already."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return contextlib.nullcontext()
