@@ -9,8 +9,8 @@ from typing import Any
 
 __version__ = version("swath-kernels")
 
-_LAZY = dict.fromkeys(
-    (
+_EXPORTS = {
+    "boxes": (
         "VERSIONS",
         "box_areas",
         "boxes_to_detectron2",
@@ -26,8 +26,9 @@ _LAZY = dict.fromkeys(
         "quads_to_hbb",
         "s5_to_boxes",
     ),
-    "swath.kernels.boxes",
-)
+    "losses": ("gwd_loss", "kfiou_loss", "kld_loss", "rotated_giou_loss", "rotated_iou_loss"),
+}
+_LAZY = {name: f"{__name__}.{module}" for module, names in _EXPORTS.items() for name in names}
 
 __all__ = ["__version__", *_LAZY]
 
