@@ -43,6 +43,12 @@ def pytest(session: nox.Session, *arguments: str) -> None:
     session.run("pytest", "-q", *arguments, *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
+def compile_kernels(session: nox.Session, *arguments: str) -> None:
+    """Every Triton kernel for sm_80 and sm_90, by this session's triton."""
+    budget = "packages/kernels/aot_budget.json"
+    session.run("python", "-m", "swath.kernels.aot", "--budget", budget, *arguments)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Ruff, formatting, and the direction of imports."""
@@ -92,6 +98,15 @@ def lowest(session: nox.Session, package: str) -> None:
         *members, *OLDEST_TORCH, *groups["test"],
     )  # fmt: skip
     pytest(session, "-n", "2", "-m", "not slow", f"packages/{package}/tests")
+    if package == "kernels":
+        compile_kernels(session)
+
+
+@nox.session
+def kernels_aot(session: nox.Session) -> None:
+    """Compile every Triton kernel without a GPU within its budget; ``-- --update`` records it."""
+    sync(session, "--package", "swath-kernels", "--no-default-groups")
+    compile_kernels(session, *session.posargs)
 
 
 @nox.session
