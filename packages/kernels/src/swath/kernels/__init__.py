@@ -27,6 +27,7 @@ _EXPORTS = {
         "s5_to_boxes",
     ),
     "losses": ("gwd_loss", "kfiou_loss", "kld_loss", "rotated_giou_loss", "rotated_iou_loss"),
+    "ops.rotated_iou": ("rotated_iou",),
 }
 _LAZY = {name: f"{__name__}.{module}" for module, names in _EXPORTS.items() for name in names}
 
