@@ -1,9 +1,9 @@
 """Captions, and referring expressions that single out exactly one object."""
 
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -34,8 +34,7 @@ _CELLS = {
 }
 
 
-@dataclass(frozen=True)
-class SceneObject:
+class SceneObject(NamedTuple):
     """An object as it can be seen.
 
     Attributes:
@@ -56,8 +55,7 @@ class SceneObject:
     pixels: int
 
 
-@dataclass(frozen=True)
-class Expression:
+class Expression(NamedTuple):
     """A sentence about one object.
 
     Attributes:
@@ -93,6 +91,16 @@ def expressions(
         groups[thing.noun, None].append(thing)
         if thing.colour:
             groups[thing.noun, thing.colour].append(thing)
+    # the order of each group along x and y, with the positions themselves for bisection
+    ordered = {
+        key: [sorted(members, key=lambda thing: thing.box[axis]) for axis in (0, 1)]
+        for key, members in groups.items()
+    }
+    along = {
+        key: [[thing.box[axis] for thing in ranked] for axis, ranked in enumerate(both)]
+        for key, both in ordered.items()
+    }
+    cells = _cells(objects, size)
     found: list[Expression] = []
     for (noun, colour), members in groups.items():
         if colour is None:
@@ -105,8 +113,8 @@ def expressions(
             found.append(_say("colour", noun, colour, members[0]))
             continue
         found += _sizes(noun, colour, members)
-        found += _extremes(noun, colour, members)
-        found += _positions(noun, colour, members, size)
+        found += _extremes(noun, colour, ordered[noun, colour])
+        found += _positions(noun, colour, members, cells)
     anchors = [e for e in found if e.form["kind"] in ("unique", "colour", "size")]
     by_id = {thing.id: thing for thing in objects}
     relations: list[Expression] = []
@@ -118,15 +126,16 @@ def expressions(
         anchor = dice.pick(anchors)
         axis, sign = _AXES[relation := dice.pick(_DIRECTIONS)]
         here = by_id[anchor.object].box[axis]
-        members = groups[noun, colour]
-        inside = [thing for thing in members if sign * (thing.box[axis] - here) > 0]
-        if len(inside) != 1 or sign * (inside[0].box[axis] - here) < MARGIN_PX:
+        ranked, positions = ordered[noun, colour][axis], along[noun, colour][axis]
+        if sign > 0:
+            inside, target = len(ranked) - bisect_right(positions, here), ranked[-1]
+        else:
+            inside, target = bisect_left(positions, here), ranked[0]
+        if inside != 1 or sign * (target.box[axis] - here) < MARGIN_PX:
             continue
-        if len(members) - (by_id[anchor.object] in members) < 2:
+        if len(ranked) - (by_id[anchor.object] in ranked) < 2:
             continue
-        expression = _say(
-            "relation", noun, colour, inside[0], relation=relation, anchor=anchor.form
-        )
+        expression = _say("relation", noun, colour, target, relation=relation, anchor=anchor.form)
         if expression not in relations:
             relations.append(expression)
     return (*found, *relations)
@@ -163,10 +172,10 @@ def _sizes(noun: str, colour: str | None, members: list[SceneObject]) -> list[Ex
     return found
 
 
-def _extremes(noun: str, colour: str | None, members: list[SceneObject]) -> list[Expression]:
+def _extremes(noun: str, colour: str | None, ordered: list[list[SceneObject]]) -> list[Expression]:
     found = []
     for axis, (lowest, highest) in enumerate(_EXTREMES):
-        ranked = sorted(members, key=lambda thing: thing.box[axis])
+        ranked = ordered[axis]
         if ranked[1].box[axis] - ranked[0].box[axis] >= MARGIN_PX:
             found.append(_say("extreme", noun, colour, ranked[0], extreme=lowest))
         if ranked[-1].box[axis] - ranked[-2].box[axis] >= MARGIN_PX:
@@ -174,30 +183,48 @@ def _extremes(noun: str, colour: str | None, members: list[SceneObject]) -> list
     return found
 
 
+def _cells(
+    objects: Sequence[SceneObject], size: int
+) -> dict[int, tuple[list[tuple[int, int]], tuple[int, int] | None]]:
+    """By id, the ninths of the scene that an object is in or near, and the one it is clearly in."""
+    half = MARGIN_PX / 2
+    bounds = [(k, k * size / 3, k * size / 3 + size / 3) for k in range(3)]
+    cells = {}
+    for thing in objects:
+        x, y = thing.box[:2]
+        near = [
+            (column, row)
+            for column, left, right in bounds
+            if left - half < x < right + half
+            for row, top, bottom in bounds
+            if top - half < y < bottom + half
+        ]
+        clear = None
+        if len(near) == 1:
+            (column, row) = near[0]
+            (_, left, right), (_, top, bottom) = bounds[column], bounds[row]
+            if left + half <= x <= right - half and top + half <= y <= bottom - half:
+                clear = near[0]
+        cells[thing.id] = near, clear
+    return cells
+
+
 def _positions(
-    noun: str, colour: str | None, members: list[SceneObject], size: int
+    noun: str,
+    colour: str | None,
+    members: list[SceneObject],
+    cells: dict[int, tuple[list[tuple[int, int]], tuple[int, int] | None]],
 ) -> list[Expression]:
     """The only one in a ninth of the scene, clear of its border; the others clear of it too."""
-    half = MARGIN_PX / 2
-    thirds = [(k * size / 3, k * size / 3 + size / 3) for k in range(3)]
-    near: dict[tuple[int, int], list[SceneObject]] = defaultdict(list)
+    near = defaultdict(list)
     for thing in members:
-        columns, rows = (
-            [k for k, (low, high) in enumerate(thirds) if low - half < value < high + half]
-            for value in thing.box[:2]
-        )
-        for column in columns:
-            for row in rows:
-                near[column, row].append(thing)
-    found = []
-    for cell, (column, row) in _CELLS.items():
-        if len(near[column, row]) == 1:
-            (thing,) = near[column, row]
-            (x0, x1), (y0, y1) = thirds[column], thirds[row]
-            x, y = thing.box[:2]
-            if x0 + half <= x <= x1 - half and y0 + half <= y <= y1 - half:
-                found.append(_say("position", noun, colour, thing, cell=cell))
-    return found
+        for cell in cells[thing.id][0]:
+            near[cell].append(thing)
+    return [
+        _say("position", noun, colour, near[cell][0], cell=name)
+        for name, cell in _CELLS.items()
+        if len(near[cell]) == 1 and cells[near[cell][0].id][1] == cell
+    ]
 
 
 _PLACES = {

@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain
+from itertools import chain, repeat
 from typing import NamedTuple, TypeVar
 
 import cv2
@@ -40,8 +40,8 @@ _CELL = 4  # pixels a cell of the occupancy grid
 
 def _blocks(*entropy: int) -> Iterator[list[float]]:
     stream = np.random.PCG64(np.random.SeedSequence(entropy))
-    while True:
-        yield ((stream.random_raw(512) >> np.uint64(11)) * 2.0**-53).tolist()
+    for count in chain((64,), repeat(512)):  # many dice are thrown only a few times
+        yield ((stream.random_raw(count) >> np.uint64(11)) * 2.0**-53).tolist()
 
 
 class Dice:
@@ -206,7 +206,8 @@ class Plan:
         self._rows: list[int] = []
         grid = ((height + _CELL - 1) // _CELL, (width + _CELL - 1) // _CELL)
         self._taken = np.zeros(grid, np.uint8)
-        self._state = self._taken.reshape(-1).data  # the same memory, quicker to look up
+        # the same memory, quicker to look up
+        self._ground = (*self._taken.shape, self._taken.reshape(-1).data)
 
         azimuth = self.dice.uniform(0, 2 * math.pi)
         elevation = math.radians(self.dice.uniform(*domain.sun))
@@ -242,8 +243,7 @@ class Plan:
             *points: Pixel positions.
             want: ``OPEN`` for unclaimed land, ``AFLOAT`` for open water.
         """
-        rows, cols = self._taken.shape
-        state = self._state
+        rows, cols, state = self._ground
         for x, y in points:
             i, j = int(y) >> 2, int(x) >> 2
             if 0 <= i < rows and 0 <= j < cols and state[i * cols + j] != want:
@@ -308,7 +308,7 @@ class Plan:
         self._xy += xy
         self._ends.append(len(self._xy))
         level = min(255, int(height_m / HEIGHT_UNIT_M)) if height_m else 0
-        self._rows += (layer, label, thing, level, shades, *colour, *look)
+        self._rows += [layer, label, thing, level, shades, *colour, *look]
 
     def blob(
         self, x: float, y: float, radius: float, points: int = 9, wobble: float = 0.18

@@ -215,9 +215,13 @@ def _vents(
         )
 
 
-def vehicle(plan: Plan, frame: Frame, kind: str = "car") -> None:
-    """A car, van, bus or lorry that heads along the frame's u axis."""
-    if not plan.near(frame.x, frame.y, 0) or not plan.free_rect(frame, 4.5, 2.0):
+def vehicle(plan: Plan, frame: Frame, kind: str = "car", turn: float = 0.0) -> None:
+    """A car, van, bus or lorry that heads along the frame's u axis, or is turned from it."""
+    if not plan.near(frame.x, frame.y, 0):
+        return
+    if turn:
+        frame = frame.turn(turn)
+    if not plan.free_rect(frame, 4.5, 2.0):
         return
     dice = plan.dice
     name = dice.weighted(_VEHICLE_COLOURS)

@@ -288,7 +288,7 @@ def _traffic(plan: Plan, frame: Frame, reach: float, lanes: tuple[float, ...], g
             u = -reach + dice.uniform(0, 2 * gap)
             while u < reach:
                 kind = "car" if dice.chance(0.85) else "lorry"
-                vehicle(plan, local.move(u, lane).turn(dice.uniform(-0.03, 0.03)), kind)
+                vehicle(plan, local.move(u, lane), kind, dice.uniform(-0.03, 0.03))
                 u += 14 + dice.uniform(0, 2 * gap)
 
 
@@ -312,7 +312,8 @@ def _scatter(
         x, y = frame.at(dice.uniform(-a, a), dice.uniform(-b, b))
         radius = dice.uniform(low, high)
         r = radius * frame.scale * 0.8
-        if plan.free((x, y), (x + r, y), (x - r, y), (x, y + r), (x, y - r)):
+        seen = plan.near(x, y, radius / plan.gsd_m)
+        if seen and plan.free((x, y), (x + r, y), (x - r, y), (x, y + r), (x, y - r)):
             tree(plan, x, y, radius)
 
 
@@ -736,9 +737,8 @@ def _stalls(
         while u < a - 1.3:
             if dice.chance(full):
                 spot = frame.move(u, side * (aisle + depth / 2) + dice.uniform(-0.3, 0.3))
-                vehicle(
-                    plan, spot.turn(dice.pick((-1, 1)) * math.pi / 2 + dice.uniform(-0.05, 0.05))
-                )
+                turn = dice.pick((-1, 1)) * math.pi / 2 + dice.uniform(-0.05, 0.05)
+                vehicle(plan, spot, "car", turn)
             u += 2.6
 
 
@@ -1231,8 +1231,8 @@ def _highway(plan: Plan, frame: Frame, reach: float, far: float, offset: float, 
                     (p, q), (r, s) = spine[k], spine[k + 1]
                     heading = math.atan2(s - q, r - p) + (math.pi if side > 0 else 0.0)
                     v = q + side * (median / 2 + 3.6 * lane + 1.8)
-                    spot = frame.move(p, v).turn(heading)
-                    vehicle(plan, spot, "car" if dice.chance(0.8) else "lorry")
+                    kind = "car" if dice.chance(0.8) else "lorry"
+                    vehicle(plan, frame.move(p, v), kind, heading)
                     k += 2 + dice.below(6)
         if dice.chance(0.3):
             _overpass(
