@@ -56,7 +56,13 @@ class TrainConfig:
             saved as the model), in (0, 1); None for none.
         clip_norm: Largest gradient norm, or None.
         accumulate: Forward passes per optimiser step; the effective batch is its product with
-            ``batch_size``.
+            ``batch_size`` and the number of processes.
+        strategy: What several processes share, see `swath.core.engine.distributed`: ``"ddp"`` only
+            gradients, ``"fsdp"`` weights and moments too.
+        find_unused_parameters: With ``"ddp"``: some steps leave some parameters without gradient.
+        sync_batchnorm: Batch norms measure all processes' batches together (GPU only). Without it
+            each measures its own, as with ``accumulate``, and rank 0's statistics are saved.
+        compile: Run the model through `torch.compile`.
         channels_last: Store images and weights channels-last, which suits convolutions.
         init_from: Weights file to start from, or None.
         card: Free-form facts for the model card.
@@ -84,6 +90,10 @@ class TrainConfig:
     ema: float | None = None
     clip_norm: float | None = None
     accumulate: int = 1
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    find_unused_parameters: bool = False
+    sync_batchnorm: bool = False
+    compile: bool = False
     channels_last: bool = False
     init_from: str | None = None
     card: dict[str, Any] = field(default_factory=dict)

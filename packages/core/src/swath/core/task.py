@@ -7,7 +7,7 @@ one over any scene; neither knows a paradigm.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,9 @@ class Metrics(Protocol):
 
     def reset(self) -> None:
         """Forget everything."""
+
+    def __add__(self, other: Self, /) -> Self:
+        """The accumulator of both's batches, e.g. of two processes'."""
 
 
 class Task(ABC):

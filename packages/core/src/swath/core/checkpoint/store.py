@@ -33,7 +33,7 @@ _CHUNK = 1 << 22
 
 def save_model(
     path: str | Path,
-    model: nn.Module,
+    model: nn.Module | Mapping[str, Tensor],
     model_spec: Spec,
     task_spec: Spec,
     card: Mapping[str, Any] | None = None,
@@ -44,7 +44,7 @@ def save_model(
 
     Args:
         path: Ends in ``.safetensors``.
-        model: Its weights and buffers are stored.
+        model: Its weights and buffers are stored; or these themselves, by name.
         model_spec: Rebuilds it. ``pretrained`` and ``weights`` are stored as False and None, since
             the file brings the weights.
         task_spec: Rebuilds its task.
@@ -67,8 +67,9 @@ def save_model(
         "training": dict(training or {}),
     }
     metadata = {"swath": json.dumps(description), "sha256": _NO_HASH}
+    tensors = model.state_dict() if isinstance(model, nn.Module) else model
     with atomic_path(path) as temporary:
-        save_file(_storable(model.state_dict(), dtype), temporary, metadata)
+        save_file(_storable(tensors, dtype), temporary, metadata)
         temporary.chmod(0o644)  # safetensors makes its files private
         _seal(temporary)
 

@@ -56,6 +56,7 @@ def train(
     loaded = load_config(config, assignments)
     folder = run_dir or default_run_dir(config, smoke)
     from swath.core import engine
+    from swath.core.engine.distributed import launched
 
     summary = engine.train(
         engine.smoke(loaded) if smoke else loaded,
@@ -65,6 +66,8 @@ def train(
         device=device,
         tensorboard=tensorboard,
     )
+    if not launched().main:
+        return
     console = Console(soft_wrap=True, highlight=False)
     if summary.interrupted:
         console.print(

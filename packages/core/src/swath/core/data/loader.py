@@ -5,6 +5,7 @@ and ranks, after a resume, and whatever was loaded before. Samplers therefore yi
 ``(epoch, index)``, and `Augmented` turns a key into a sample under a random state of its own.
 """
 
+import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,8 +35,9 @@ class Samples(Protocol):
 class EpochSampler(Sampler[Key]):
     """Keys of one epoch after the other, without end.
 
-    The ranks of a distributed run deal out one common sequence in turn, so that together they see
-    every sample once an epoch. Starting late costs nothing: positions are computed, not skipped.
+    The ranks of a distributed run deal out one common sequence in turn, a batch at a time, so that
+    together they see every sample once an epoch, and make the batches that one process would.
+    Starting late costs nothing: positions are computed, not skipped.
 
     Args:
         length: Number of samples in the data set.
@@ -44,6 +46,7 @@ class EpochSampler(Sampler[Key]):
         start: Samples that this rank has drawn already.
         rank: Which share of the sequence to draw.
         world_size: Number of shares.
+        batch_size: Samples that a rank draws before it is the next one's turn.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class EpochSampler(Sampler[Key]):
         start: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        batch_size: int = 1,
     ) -> None:
         if length < 1:
             raise ValueError("the data set is empty; there is nothing to sample")
@@ -64,17 +68,17 @@ class EpochSampler(Sampler[Key]):
                 f"got rank={rank}, world_size={world_size}, start={start}"
             )
         self.length, self.seed, self.shuffle, self.start = length, seed, shuffle, start
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.batch_size = rank, world_size, batch_size
 
     def __iter__(self) -> Iterator[Key]:
-        position = self.start * self.world_size + self.rank
         epoch, order = -1, np.empty(0, np.int64)
-        while True:
+        for drawn in itertools.count(self.start):
+            batch, inside = divmod(drawn, self.batch_size)
+            position = (batch * self.world_size + self.rank) * self.batch_size + inside
             if position // self.length != epoch:
                 epoch = position // self.length
                 order = self._order(epoch)
             yield epoch, int(order[position % self.length])
-            position += self.world_size
 
     def _order(self, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
         if not self.shuffle:
@@ -170,7 +174,12 @@ def make_loader(
     sampler: Sampler[Key] | Sequence[Key]
     if shuffle:
         sampler = EpochSampler(
-            len(dataset), seed=seed, start=start, rank=rank, world_size=world_size
+            len(dataset),
+            seed=seed,
+            start=start,
+            rank=rank,
+            world_size=world_size,
+            batch_size=batch_size,
         )
     else:
         first = start * world_size + rank

@@ -24,11 +24,13 @@ from torch import Tensor, nn
 
 from swath.core.checkpoint.store import save_model, verify
 from swath.core.config import TrainConfig
+from swath.core.engine import distributed
+from swath.core.engine.distributed import World
 from swath.core.engine.ema import ExponentialMovingAverage
-from swath.core.errors import CheckpointError, SwathError, TrainingError
+from swath.core.errors import CheckpointError, ConfigError, SwathError, TrainingError
 from swath.core.files import atomic_path
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass
@@ -44,6 +46,8 @@ class TrainerState:
         best: Highest score so far, and ``best_step`` where it was reached.
         validated: Step of the last validation.
         rng: Random states to go back to before the next step, when the run was resumed.
+        world: This process among those of the run.
+        batches_per_step: Batches whose gradients make a step, over all processes.
     """
 
     model: nn.Module
@@ -55,6 +59,8 @@ class TrainerState:
     best_step: int | None = None
     validated: int = 0
     rng: dict[str, Any] | None = field(default=None, repr=False)
+    world: World = field(default_factory=World)
+    batches_per_step: int = 1
 
     @property
     def judged(self) -> nn.Module:
@@ -111,15 +117,21 @@ class RunFolder:
 def save_checkpoint(folder: RunFolder, config: TrainConfig, state: TrainerState) -> None:
     """Write the checkpoint of the present step, make it the last, and drop the oldest ones.
 
+    All processes of a run call this; rank 0 writes.
+
     Raises:
         TrainingError: If a weight isn't finite, or the files can't be written; older checkpoints
             are then still there.
     """
-    _require_finite(folder, state)
+    judged = distributed.model_state(state.judged)
+    tensors, content = trainer_content(state)
+    if not state.world.main:
+        return
+    _require_finite(folder, state.step, judged)
     weights = folder.weights(state.step)
     with _writing(folder):
-        save_weights(weights, config, state)
-        save_trainer(folder.trainer(state.step), state)
+        save_weights(weights, config, state, judged)
+        save_trainer(folder.trainer(state.step), tensors, content)
         _publish(weights, folder.last)
     for step in folder.steps()[config.keep_last :]:
         folder.trainer(step).unlink(missing_ok=True)
@@ -128,33 +140,41 @@ def save_checkpoint(folder: RunFolder, config: TrainConfig, state: TrainerState)
 
 def save_best(folder: RunFolder, config: TrainConfig, state: TrainerState) -> None:
     """Write the present weights as the best so far; raises as `save_checkpoint` does."""
-    _require_finite(folder, state)
+    judged = distributed.model_state(state.judged)
+    if not state.world.main:
+        return
+    _require_finite(folder, state.step, judged)
     with _writing(folder):
-        save_weights(folder.best, config, state)
+        save_weights(folder.best, config, state, judged)
 
 
-def save_weights(path: Path, config: TrainConfig, state: TrainerState) -> None:
+def save_weights(
+    path: Path, config: TrainConfig, state: TrainerState, judged: Mapping[str, Tensor]
+) -> None:
     """Write the weights that are handed out, with all that is needed to use them."""
     training = {"step": state.step, "config": config.hash, "seed": config.seed}
     if state.validated == state.step and state.best_step == state.step:
         training["score"] = state.best
-    save_model(path, state.judged, config.model, config.task, config.card, training)
+    save_model(path, judged, config.model, config.task, config.card, training)
 
 
-def save_trainer(path: Path, state: TrainerState) -> None:
-    """Write everything but the handed-out weights; atomic."""
+def trainer_content(state: TrainerState) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Everything but the handed-out weights, as tensors and JSON data; whole on rank 0."""
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, Any] = {}
-    for name, values in _optimizer_state(state).items():
+    entries = distributed.optimizer_state(state.model, state.optimizer)
+    for name, values in entries.items():
         for key, value in values.items():
             if isinstance(value, Tensor):
                 tensors[f"optimizer/{name}/{key}"] = value.detach()
             else:
                 numbers[f"optimizer/{name}/{key}"] = value
     if state.ema:  # the checkpoint beside this file has the averaged weights
-        tensors |= {f"model/{k}": v for k, v in state.model.state_dict().items()}
-    random_tensors, random_numbers = random_state()
-    tensors |= {f"random/{k}": v for k, v in random_tensors.items()}
+        raw = distributed.model_state(state.model)
+        tensors |= {f"model/{k}": v for k, v in raw.items()}
+    states = distributed.gather(random_state(), state.world)
+    for rank, (random_tensors, _) in enumerate(states):
+        tensors |= {f"random/{rank}/{k}": v for k, v in random_tensors.items()}
     content = {
         "format": FORMAT,
         "step": state.step,
@@ -162,9 +182,15 @@ def save_trainer(path: Path, state: TrainerState) -> None:
         "best_step": state.best_step,
         "validated": state.validated,
         "scaler": state.scaler.state_dict(),
+        "batches_per_step": state.batches_per_step,
         "numbers": numbers,
-        "random": random_numbers,
+        "random": [random_numbers for _, random_numbers in states],
     }
+    return tensors, content
+
+
+def save_trainer(path: Path, tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> None:
+    """Write what `trainer_content` gave; atomic."""
     with atomic_path(path) as temporary:
         copies = {k: v.to("cpu", copy=True).contiguous() for k, v in tensors.items()}
         save_file(copies, temporary, {"swath_trainer": json.dumps(content)})
@@ -175,6 +201,7 @@ def load_checkpoint(folder: RunFolder, step: int, state: TrainerState) -> None:
 
     Raises:
         CheckpointError: If a file is damaged or belongs to another model.
+        ConfigError: If the run made its steps of another number of batches.
     """
     path = folder.trainer(step)
     weights = folder.weights(step)
@@ -189,10 +216,17 @@ def load_checkpoint(folder: RunFolder, step: int, state: TrainerState) -> None:
         raise CheckpointError(f"{path}: unreadable ({error}); remove it and resume") from error
     if content.get("format") != FORMAT:
         raise CheckpointError(f"{path}: written by another version of swath; start a new run")
+    if content["batches_per_step"] != state.batches_per_step:
+        raise ConfigError(
+            f"{path}: its steps are made of {content['batches_per_step']} batches, processes x "
+            f"accumulate, not of {state.batches_per_step}; keep the product, e.g. by --set "
+            "accumulate=N"
+        )
     try:
         if state.ema:
-            state.ema.model.load_state_dict(handed_out)
-        state.model.load_state_dict(_below(tensors, "model/") if state.ema else handed_out)
+            distributed.load_model_state(state.ema.model, handed_out)
+        raw = _below(tensors, "model/") if state.ema else handed_out
+        distributed.load_model_state(state.model, raw)
         _restore_optimizer(state, _below(tensors, "optimizer/"), content["numbers"])
         state.scaler.load_state_dict(content["scaler"])
     except (RuntimeError, KeyError, ValueError) as error:
@@ -200,7 +234,10 @@ def load_checkpoint(folder: RunFolder, step: int, state: TrainerState) -> None:
         raise CheckpointError(f"{path}: belongs to another model or optimiser: {reason}") from error
     state.step, state.validated = content["step"], content["validated"]
     state.best, state.best_step = content["best"], content["best_step"]
-    state.rng = {"tensors": _below(tensors, "random/"), "numbers": content["random"]}
+    rank = state.world.rank
+    if rank < len(content["random"]):
+        states = _below(tensors, f"random/{rank}/")
+        state.rng = {"tensors": states, "numbers": content["random"][rank]}
 
 
 def resume_latest(folder: RunFolder, state: TrainerState) -> list[str]:
@@ -268,41 +305,27 @@ def preserved_random_state() -> Iterator[None]:
 # --- helpers -----------------------------------------------------------------------------------
 
 
-def _optimizer_state(state: TrainerState) -> dict[str, dict[str, Any]]:
-    """The optimiser's entry for each parameter, by the parameter's name."""
-    return {
-        name: dict(state.optimizer.state[p])
-        for name, p in state.model.named_parameters()
-        if p in state.optimizer.state
-    }
-
-
 def _restore_optimizer(
     state: TrainerState, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]
 ) -> None:
-    names = {id(p): name for name, p in state.model.named_parameters()}
     entries: dict[str, dict[str, Any]] = {}
     values = {**tensors, **{k.removeprefix("optimizer/"): v for k, v in numbers.items()}}
     for key, value in values.items():
         name, _, entry = key.rpartition("/")
         entries.setdefault(name, {})[entry] = value
     # hyperparameters come from the config, learning rates from the schedule: only moments are state
-    fresh = state.optimizer.state_dict()
-    order = [names[id(p)] for group in state.optimizer.param_groups for p in group["params"]]
-    fresh["state"] = {i: entries[name] for i, name in enumerate(order) if name in entries}
-    state.optimizer.load_state_dict(fresh)
+    distributed.load_optimizer_state(state.model, state.optimizer, entries)
 
 
 def _below(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
 
 
-def _require_finite(folder: RunFolder, state: TrainerState) -> None:
-    for name, value in state.judged.state_dict().items():
+def _require_finite(folder: RunFolder, step: int, weights: Mapping[str, Tensor]) -> None:
+    for name, value in weights.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise TrainingError(
-                f"{folder.path}: weight '{name}' isn't finite after step {state.step}; "
-                f"{advice(folder)}"
+                f"{folder.path}: weight '{name}' isn't finite after step {step}; {advice(folder)}"
             )
 
 

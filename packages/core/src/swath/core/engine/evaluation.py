@@ -1,6 +1,8 @@
 """Judging a model on a data set."""
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -8,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from swath.core.engine.distributed import World, gather
 from swath.core.errors import DataError, SwathError
 from swath.core.progress import Bar
-from swath.core.task import Task, to_device
+from swath.core.task import Metrics, Task, to_device
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -24,6 +27,7 @@ def evaluate(
     num_workers: int = 0,
     device: torch.device | str | None = None,
     precision: str = "fp32",
+    world: World = World(),  # noqa: B008 - frozen
     progress: bool = True,
     tick: Callable[[int, int], None] | None = None,
 ) -> Mapping[str, Any]:
@@ -37,6 +41,7 @@ def evaluate(
         num_workers: Processes that load data.
         device: Default: the first GPU, or the CPU.
         precision: ``"fp32"``, or autocast to ``"bf16"`` or ``"fp16"``.
+        world: With more than one process each judges its share; all get the figures of the whole.
         progress: Shows a bar.
         tick: Called after each batch with the samples done and in all.
 
@@ -50,6 +55,8 @@ def evaluate(
 
     if len(dataset) == 0:
         raise DataError("the data set to evaluate on is empty; check its folder and split")
+    if len(dataset) < world.size:  # no share for some: each judges all of it
+        world = World()
     device = pick_device(device)
     was_training = model.training
     model.to(device).eval()
@@ -61,6 +68,8 @@ def evaluate(
         num_workers=num_workers,
         shuffle=False,
         drop_last=False,
+        rank=world.rank,
+        world_size=world.size,
     )
     done = 0
     try:
@@ -70,13 +79,21 @@ def evaluate(
                 with autocast(device, precision):
                     predictions = task.predict(model, moved)
                 metrics.update(predictions, moved)
-                done += len(predictions)
-                bar.advance(len(predictions))
+                done += len(predictions) * world.size
+                bar.advance(len(predictions) * world.size)
                 if tick:
-                    tick(done, len(dataset))
+                    tick(min(done, len(dataset)), len(dataset))
+            for _ in range(_rounds(len(dataset), world, batch_size) - len(loader)):
+                task.predict(model, moved)  # shards of weights are gathered by all or by none
     finally:
         model.train(was_training)
-    return metrics.compute()
+    total: Metrics = functools.reduce(operator.add, gather(metrics, world))
+    return total.compute()
+
+
+def _rounds(length: int, world: World, batch_size: int) -> int:
+    """Batches of the process that has most of them, the first."""
+    return math.ceil(math.ceil(length / world.size) / batch_size)
 
 
 def as_data(figures: Any) -> Any:

@@ -17,6 +17,7 @@ from swath.core.engine.checkpointing import (
     save_best,
     save_checkpoint,
 )
+from swath.core.engine.distributed import mean_over_processes
 from swath.core.engine.evaluation import as_data
 from swath.core.errors import MissingDependencyError, TrainingError
 from swath.core.files import atomic_path
@@ -119,11 +120,13 @@ class LogHook(Hook):  # type: ignore[misc]
         self.score = score
         self.sums: dict[str, Any] = {}
         self.count = 0
-        self.writer = _tensorboard(folder) if tensorboard else None
+        self.writer = _tensorboard(folder) if tensorboard and state.world.main else None
         self.file: TextIO | None = None
 
     def before_train(self, runner: Any) -> None:
         """Open the log; what a broken-off run wrote after its last checkpoint is dropped."""
+        if not self.state.world.main:
+            return
         if self.folder.log.exists():
             lines = self.folder.log.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if self._is_past(line)]
@@ -140,7 +143,10 @@ class LogHook(Hook):  # type: ignore[misc]
         if step % self.config.log_every and step != self.config.iterations:
             self.bar.advance()
             return
-        means = {name: float(value) / self.count for name, value in self.sums.items()}
+        means = mean_over_processes(
+            {name: float(value) / self.count for name, value in self.sums.items()},
+            self.state.world,
+        )
         self.sums, self.count = {}, 0
         rate = max(group["lr"] for group in self.state.optimizer.param_groups)
         times = {name: means.pop(name) for name in ("time_s", "data_s")}
@@ -200,6 +206,8 @@ class SaveHook(Hook):  # type: ignore[misc]
         if self.state.best is None or score > self.state.best:
             self.state.best, self.state.best_step = float(score), self.state.step
             save_best(self.folder, self.config, self.state)
+            if not self.state.world.main:
+                return
             with atomic_path(self.folder.validation) as temporary:
                 content = as_data({"step": self.state.step, **metrics})
                 temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -9,6 +9,7 @@ visualiser, and configs.
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -20,25 +21,45 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from mmengine.runner.base_loop import BaseLoop
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from swath.core.config import TrainConfig
 from swath.core.engine.checkpointing import (
     TrainerState,
     preserved_random_state,
     restore_random_state,
 )
+from swath.core.engine.distributed import World, any_process
 from swath.core.engine.evaluation import autocast
 from swath.core.task import Batch, Task, to_device
+
+
+class Objective(nn.Module):
+    """The losses of a batch as a module's forward pass, which is what DDP can wrap.
+
+    Args:
+        model: The model.
+        task: Its task.
+    """
+
+    def __init__(self, model: nn.Module, task: Task) -> None:
+        super().__init__()
+        self.model, self.task = model, task
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Named losses."""
+        return self.task.losses(self.model, batch)
 
 
 class Trainee(nn.Module):
     """A model with what the Runner needs to take a training step on it.
 
     Args:
-        model: The model.
+        model: The model, sharded already if it is to be.
         task: Its task.
         device: Where the step runs.
-        precision: See `TrainConfig`.
-        channels_last: See `TrainConfig`.
+        config: Says how: precision, memory format, strategy.
+        world: With more than one process, gradients are averaged over all of them.
     """
 
     def __init__(
@@ -46,30 +67,47 @@ class Trainee(nn.Module):
         model: nn.Module,
         task: Task,
         device: torch.device,
-        precision: str,
-        channels_last: bool,
+        config: TrainConfig,
+        world: World,
     ) -> None:
         super().__init__()
-        self.model, self.task, self.device, self.precision = model, task, device, precision
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.device, self.precision = device, config.precision
+        self.memory_format = (
+            torch.channels_last if config.channels_last else torch.contiguous_format
+        )
+        self.objective: nn.Module = Objective(model, task)
+        self._sharded = model if world.size > 1 and config.strategy == "fsdp" else None
+        if world.size > 1 and config.strategy == "ddp":
+            self.objective = DistributedDataParallel(
+                self.objective, find_unused_parameters=config.find_unused_parameters
+            )
 
     def train_step(
         self, batches: Sequence[Batch], optim_wrapper: "ClippingOptimizer"
     ) -> dict[str, Tensor]:
         """One optimiser step from one or more batches; the mean of their losses, by name."""
         means: dict[str, Tensor] = {}
-        for batch in batches:
+        for number, batch in enumerate(batches, start=1):
             moved = to_device(batch, self.device)
             moved["image"] = moved["image"].contiguous(memory_format=self.memory_format)
-            with autocast(self.device, self.precision):
-                losses = self.task.losses(self.model, moved)
-            total = torch.stack([loss.float() for loss in losses.values()]).sum()
-            optim_wrapper.backward(total / len(batches))
+            with self._averaging(number == len(batches)):
+                with autocast(self.device, self.precision):
+                    losses = self.objective(moved)
+                total = torch.stack([loss.float() for loss in losses.values()]).sum()
+                optim_wrapper.backward(total / len(batches))
             for name, loss in {**losses, "loss": total}.items():
                 means[name] = means.get(name, 0) + loss.detach() / len(batches)
         optim_wrapper.step()
         optim_wrapper.zero_grad()
         return means
+
+    def _averaging(self, last: bool) -> AbstractContextManager[None]:
+        """Gradients are exchanged once a step: with its last batch."""
+        if self._sharded is not None:
+            self._sharded.set_requires_gradient_sync(last)  # type: ignore[operator]
+        if isinstance(self.objective, DistributedDataParallel) and not last:
+            return self.objective.no_sync()
+        return nullcontext()
 
 
 class ClippingOptimizer(OptimWrapper):  # type: ignore[misc]
@@ -132,7 +170,7 @@ class TrainLoop(BaseLoop):  # type: ignore[misc]
         super().__init__(runner, dataloader)
         self.state, self.max_iters, self.until = state, iterations, until
         self.val_every, self.accumulate = val_every, accumulate
-        self.stopping = False
+        self.asked_to_stop = self.stopping = False
         self.epoch, self.max_epochs = 0, 1  # mmengine's hooks ask for them
 
     @property
@@ -151,10 +189,15 @@ class TrainLoop(BaseLoop):  # type: ignore[misc]
         self._validate_if_due()
         while self.state.step < self.until and not self.stopping:
             self._step(batches)
+            self._agree_to_stop()
             self._validate_if_due()
         batches.close()
         runner.call_hook("after_train")
         return runner.model  # type: ignore[no-any-return]
+
+    def _agree_to_stop(self) -> None:
+        """A signal reaches the processes of a run in different steps: the first one decides."""
+        self.stopping = any_process(self.asked_to_stop, self.state.world)
 
     def _step(self, batches: Any) -> None:
         runner, step = self.runner, self.state.step
@@ -178,6 +221,7 @@ class TrainLoop(BaseLoop):  # type: ignore[misc]
         due = step > 0 and (step % self.val_every == 0 or step == self.max_iters)
         if self.runner.val_loop and due and self.state.validated < step and not self.stopping:
             self.runner.val_loop.run()
+            self._agree_to_stop()
 
 
 class ValLoop(BaseLoop):  # type: ignore[misc]

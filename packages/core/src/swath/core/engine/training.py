@@ -18,7 +18,9 @@ from torch import nn
 
 from swath.core.checkpoint.safe import load_file
 from swath.core.config import TrainConfig
+from swath.core.engine import distributed
 from swath.core.engine.checkpointing import RunFolder, TrainerState, resume_latest
+from swath.core.engine.distributed import World
 from swath.core.engine.ema import ExponentialMovingAverage
 from swath.core.engine.evaluation import evaluate, pick_device
 from swath.core.errors import CheckpointError, ConfigError, DataError, suggest
@@ -29,6 +31,8 @@ from swath.core.task import Task
 
 # what may change between the parts of a run without changing what it learns
 _CHANGEABLE = {"val_every", "checkpoint_every", "keep_last", "log_every", "num_workers", "card"}
+# how the work is shared out; the number of batches in a step is checked where it is resumed
+_CHANGEABLE |= {"accumulate", "strategy", "find_unused_parameters", "compile"}
 # a run may be made longer; its schedule then follows the new length from where it is
 _CHANGEABLE |= {"iterations"}
 
@@ -99,30 +103,63 @@ def train(
         TrainingError: If the loss stops being finite or checkpoints can't be written.
         CheckpointError: If there is nothing whole to resume from.
     """
-    # the runner and its hooks import mmengine, which is slow: a mistake in the config shows first
-    folder = RunFolder(run_dir)
-    _check_folder(folder, config, resume, overwrite)
+    world = distributed.launched()
+    if world.size > 1 and device is None and torch.cuda.is_available():
+        device = f"cuda:{world.local_rank}"
     picked = pick_device(device)
+    with distributed.process_group(world, picked):
+        return _train(
+            config,
+            RunFolder(run_dir),
+            world,
+            picked,
+            resume=resume or distributed.restarted(),
+            overwrite=overwrite and not distributed.restarted(),
+            until=until,
+            tensorboard=tensorboard,
+            progress=progress and world.main,
+        )
+
+
+def _train(
+    config: TrainConfig,
+    folder: RunFolder,
+    world: World,
+    device: torch.device,
+    *,
+    resume: bool,
+    overwrite: bool,
+    until: int | None,
+    tensorboard: bool,
+    progress: bool,
+) -> RunSummary:
+    # the runner and its hooks import mmengine, which is slow: a mistake in the config shows first
+    if world.main:
+        _check_folder(folder, config, resume, overwrite)
+    distributed.wait_for_all(world)
     seed_everything(config.seed)
     task: Task = _expect(config.task.build(), Task, "task")
     model: nn.Module = _expect(config.model.build(), nn.Module, "model")
     dataset = _nonempty(config.train, "train")
     validation = _nonempty(config.val, "val") if config.val else None
     notes = [_initialise(model, config.init_from)] if config.init_from and not resume else []
-    model.to(picked)
-    if config.channels_last:
-        model.to(memory_format=torch.channels_last)
+    ema = _place(model, config, device, world)
     optimisation = _expect_callable(config.optimizer)(model, config.iterations)
     state = TrainerState(
         model,
         optimisation.optimizer,
-        torch.amp.GradScaler(picked.type, enabled=config.precision == "fp16"),
-        ExponentialMovingAverage(model, config.ema) if config.ema else None,
+        torch.amp.GradScaler(device.type, enabled=config.precision == "fp16"),
+        ema,
+        world=world,
+        batches_per_step=config.accumulate * world.size,
     )
     if resume:
         notes += resume_latest(folder, state)
         notes.append(f"resuming at step {state.step} of {config.iterations}")
-    config.save(folder.config)
+    if state.rng is None and world.rank:  # the weights are the same everywhere, dropout isn't
+        seed_everything(hash((config.seed, state.step, world.rank)) % 2**63)
+    if world.main:
+        config.save(folder.config)
 
     from swath.core.data.loader import make_loader
     from swath.core.engine import hooks
@@ -138,6 +175,8 @@ def train(
         shuffle=True,
         start=state.step * config.batch_size * config.accumulate,
         drop_last=True,
+        rank=world.rank,
+        world_size=world.size,
     )
     started = time.monotonic()
     with Bar("training", config.iterations, start=state.step, enabled=progress) as bar:
@@ -151,15 +190,16 @@ def train(
                 validation,
                 batch_size=config.batch_size,
                 num_workers=config.num_workers,
-                device=picked,
+                device=device,
                 precision=config.precision,
+                world=world,
                 progress=False,
                 tick=lambda done, total: bar.status(f"validating {done}/{total}"),
             )
 
         log = hooks.LogHook(folder, config, state, bar, task.score, tensorboard)
         runner = QuietRunner(
-            Trainee(model, task, picked, config.precision, config.channels_last),
+            Trainee(model, task, device, config, world),
             folder.path,
             loader,
             ClippingOptimizer(optimisation.optimizer, state.scaler, config.clip_norm),
@@ -317,6 +357,28 @@ def _check_same(folder: RunFolder, config: TrainConfig) -> None:
         )
 
 
+def _place(
+    model: nn.Module, config: TrainConfig, device: torch.device, world: World
+) -> ExponentialMovingAverage | None:
+    """Bring a model to its device and into the shape it is trained in; give its average."""
+    if config.sync_batchnorm:
+        if device.type != "cuda":
+            raise ConfigError("sync_batchnorm=True needs GPUs; leave it out on a CPU")
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    model.to(device)
+    if config.channels_last:
+        model.to(memory_format=torch.channels_last)
+    ema = ExponentialMovingAverage(model, config.ema) if config.ema else None
+    if config.strategy == "fsdp" and world.size > 1:
+        if config.precision == "fp16":
+            raise ConfigError("strategy='fsdp' needs precision 'bf16' or 'fp32', not 'fp16'")
+        for each in (model, *((ema.model,) if ema else ())):
+            distributed.shard(each, device, world)
+    if config.compile:
+        model.compile()
+    return ema
+
+
 def _initialise(model: nn.Module, path: str) -> str:
     """Load the weights whose name and shape fit; say what was and what wasn't."""
     weights = load_file(path)
@@ -353,9 +415,9 @@ def _stop_between_steps(runner: Any, bar: Bar) -> Iterator[None]:
     def stop(number: int, frame: Any) -> None:
         if os.getpid() != owner:
             return  # a data worker, which gets the terminal's Ctrl-C too
-        if runner.train_loop.stopping:
+        if runner.train_loop.asked_to_stop:
             raise KeyboardInterrupt
-        runner.train_loop.stopping = True
+        runner.train_loop.asked_to_stop = True
         bar.note("stopping after this step; press Ctrl-C again to break off without saving")
 
     before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
