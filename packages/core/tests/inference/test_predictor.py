@@ -233,6 +233,25 @@ Predictor(Slow(), task).predict(sys.argv[1], tile=128, overlap=16, blend=16, out
 """
 
 
+def test_prediction_does_without_packages_that_take_much_memory(tmp_path: Path) -> None:
+    code = f"""
+import sys
+import numpy as np
+from torch import nn
+from swath.core.inference.predictor import Predictor
+from swath.core.segmentation import SegmentationTask
+
+image = np.full((64, 64, 3), 9, np.uint8)
+Predictor(nn.Conv2d(3, 2, 1), SegmentationTask(["a", "b"])).predict(
+    image, out={str(tmp_path / "mask.tif")!r}
+)
+heavy = {{"torchvision", "matplotlib", "mmengine", "pandas", "geopandas", "timm", "scipy"}}
+print(*sorted(heavy & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_interrupted_it_leaves_no_file_under_the_final_name(tmp_path: Path, how) -> None:
     image = write(tmp_path / "a.tif", noise(3, 1000, 1000))

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torchvision import tv_tensors
 
 
 @dataclass
@@ -32,5 +31,8 @@ class Sample:
 
     def map(self, transform: Callable[..., Any]) -> "Sample":
         """Apply a torchvision v2 transform to image, targets and validity together."""
+        # 3 seconds and 160 MB, which prediction doesn't need
+        from torchvision import tv_tensors
+
         image, targets, valid = transform(tv_tensors.Image(self.image), self.targets, self.valid)
         return replace(self, image=image, targets=targets, valid=valid)

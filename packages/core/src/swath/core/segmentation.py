@@ -1,6 +1,5 @@
 """Semantic segmentation as a task: one class for every pixel."""
 
-import colorsys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from swath.core.data.radiometry import Radiometry
 from swath.core.errors import ConfigError, DataError
 from swath.core.inference.protocols import EvaluationMode
 from swath.core.metrics.segmentation import SegmentationMetrics
+from swath.core.palette import default_palette
 from swath.core.sample import Sample
 from swath.core.task import Batch, Task
 
@@ -26,7 +26,7 @@ class SegmentationTask(Task):
         radiometry: How sensor numbers become model input; default 8-bit RGB with ImageNet's
             statistics.
         ignore_index: Label of pixels that are neither trained on nor judged.
-        palette: One ``(red, green, blue)`` in 0..255 per class; default: evenly spread hues.
+        palette: One ``(red, green, blue)`` in 0..255 per class; default: `default_palette`.
         class_weights: Weight of each class in the cross-entropy; default: all 1.
         dice_weight: Weight of the soft Dice loss, added to the cross-entropy; 0 leaves it out.
         gsd_m: Ground sampling distance the model is meant for, metres; for people and reports.
@@ -69,7 +69,7 @@ class SegmentationTask(Task):
         self.radiometry = radiometry if radiometry is not None else Radiometry.rgb8()
         self.ignore_index = ignore_index
         self.palette = tuple(
-            (int(r), int(g), int(b)) for r, g, b in palette or spread_palette(len(self.classes))
+            (int(r), int(g), int(b)) for r, g, b in palette or default_palette(len(self.classes))
         )
         self.class_weights = tuple(class_weights) if class_weights is not None else None
         self.dice_weight, self.gsd_m = dice_weight, gsd_m
@@ -93,12 +93,12 @@ class SegmentationTask(Task):
         sizes = [(s.image.shape[-2], s.image.shape[-1]) for s in samples]
         shape = max(h for h, _ in sizes), max(w for _, w in sizes)
         batch: Batch = {
-            "image": torch.stack([_padded(self._image(s), shape, 0.0) for s in samples]),
+            "image": _stacked([_padded(self._image(s), shape, 0.0) for s in samples]),
             "sizes": sizes,
             "meta": [s.meta for s in samples],
         }
         if all("mask" in s.targets for s in samples):
-            batch["mask"] = torch.stack(
+            batch["mask"] = _stacked(
                 [_padded(self._mask(s), shape, self.ignore_index) for s in samples]
             )
         return batch
@@ -109,7 +109,7 @@ class SegmentationTask(Task):
         self.radiometry.check(dtype, raw.shape[0], where=_where(sample))
         image = self.radiometry(raw)
         if sample.valid is not None:
-            image = image * sample.valid.as_subclass(Tensor)
+            image *= sample.valid.as_subclass(Tensor)
         return image
 
     def _mask(self, sample: Sample) -> Tensor:
@@ -220,15 +220,8 @@ def dice_loss(logits: Tensor, mask: Tensor, ignore_index: int = 255) -> Tensor:
     return 1 - dice.mean() if dice.numel() else logits.sum() * 0.0
 
 
-def spread_palette(count: int) -> list[tuple[int, int, int]]:
-    """``count`` distinct colours: hues by the golden angle, three levels of brightness."""
-    return [
-        (round(255 * r), round(255 * g), round(255 * b))
-        for r, g, b in (
-            colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.65, (0.95, 0.75, 0.55)[i % 3])
-            for i in range(count)
-        )
-    ]
+def _stacked(images: list[Tensor]) -> Tensor:
+    return torch.stack(images) if len(images) > 1 else images[0][None]  # one needs no copy
 
 
 def _padded(image: Tensor, shape: tuple[int, int], value: float) -> Tensor:

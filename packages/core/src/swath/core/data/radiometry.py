@@ -121,8 +121,9 @@ class Radiometry:
             torch.tensor(v, dtype=torch.float32, device=image.device)[:, None, None]
             for v in (self.mean, self.std)
         )
-        values = image.as_subclass(Tensor).to(torch.float32)
-        scaled = values * (self.scale / std) + (self.offset - mean) / std
+        # one buffer: a scene's tiles pass here, and what is freed in between splits the heap
+        scaled = image.as_subclass(Tensor).to(torch.float32, copy=True)
+        scaled.mul_(self.scale / std).add_((self.offset - mean) / std)
         if image.is_floating_point():
             scaled.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
         return scaled

@@ -48,7 +48,7 @@ MAX_BLOCK_BYTES = 1 << 30
 _WHOLE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 _MAX_BANDS = 65_535
 _GDAL_OPTIONS: dict[str, Any] = {
-    "GDAL_CACHEMAX": 128 << 20,  # bytes; GDAL's own default is 5 % of the machine's memory
+    "GDAL_CACHEMAX": 64 << 20,  # bytes; GDAL's own default is 5 % of the machine's memory
     "GDAL_ERROR_ON_LIBJPEG_WARNING": True,  # a truncated JPEG is an error, not grey pixels
     "GDAL_MAX_DATASET_POOL_SIZE": 32,
     "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": "{none}",  # a VRT can't make us fetch anything

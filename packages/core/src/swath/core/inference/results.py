@@ -22,6 +22,7 @@ from swath.core.files import atomic_path
 from swath.core.geo.raster import GeoImage, RasterInfo, RasterWriter, read_image
 from swath.core.geo.windows import row_blocks
 from swath.core.inference.tiler import Scene, label_dtype
+from swath.core.palette import default_palette
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -374,8 +375,6 @@ def _filled(shape: tuple[int, ...], dtype: Any, value: float) -> NDArray[Any]:
 
 
 def _palette(task: Any) -> Palette:
-    from swath.core.viz.overlay import default_palette
-
     given = getattr(task, "palette", None)
     colours = given if given is not None else default_palette(len(task.classes))
     return tuple((int(r), int(g), int(b)) for r, g, b in colours)
