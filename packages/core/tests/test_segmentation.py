@@ -7,7 +7,7 @@ from swath.core.data.radiometry import Radiometry
 from swath.core.errors import ConfigError, DataError
 from swath.core.inference.protocols import EvaluationMode
 from swath.core.sample import Sample
-from swath.core.segmentation import SegmentationTask, cross_entropy, dice_loss, spread_palette
+from swath.core.segmentation import SegmentationTask, cross_entropy, dice_loss
 
 
 class PerPixel(nn.Module):
@@ -143,7 +143,3 @@ def test_evaluation_mode_is_used_in_predict() -> None:
 def test_wrong_arguments_name_themselves(argument: str, value: object) -> None:
     with pytest.raises(ConfigError, match=argument):
         SegmentationTask("abc", **{argument: value})  # type: ignore[arg-type]
-
-
-def test_default_colours_are_distinct() -> None:
-    assert len(set(spread_palette(40))) == 40

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from swath.core.data.spec import DatasetSpec, Layout, Protocol, distinct_colours
+from swath.core.data.spec import DatasetSpec, Layout, Protocol
 from swath.core.errors import DataError
 from swath.core.spec import Spec, from_data, to_data
 
@@ -153,10 +153,3 @@ def test_without_a_mapping_the_indices_and_the_ignore_index_are_stored() -> None
 def test_refuses_an_inconsistent_protocol(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(DataError, match=message):
         Protocol(("a", "b"), **arguments)  # type: ignore[arg-type]
-
-
-def test_made_up_colours_differ_and_only_a_background_is_black() -> None:
-    colours = distinct_colours(["Background", *map(str, range(40))])
-    assert len(set(colours)) == 41
-    assert colours[0] == (0, 0, 0)
-    assert distinct_colours(["ship"])[0] != (0, 0, 0)

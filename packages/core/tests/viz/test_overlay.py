@@ -1,12 +1,8 @@
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from swath.core.viz.overlay import (
-    PALETTE,
     colourise,
-    default_palette,
     difference,
     display_rgb,
     feature_rgb,
@@ -88,13 +84,6 @@ def test_two_classes_tell_misses_from_false_alarms() -> None:
     right, right_too, alarm, miss, unknown = (tuple(int(c) for c in pixel) for pixel in shown)
     assert right == right_too
     assert len({right, alarm, miss, unknown}) == 4
-
-
-@given(st.integers(1, 300))
-def test_every_class_has_a_colour_of_its_own(count: int) -> None:
-    palette = default_palette(count)
-    assert len(set(palette)) == count
-    assert palette[: len(PALETTE)] == PALETTE[:count]
 
 
 def test_features_that_differ_in_one_direction_show_in_red_alone() -> None:

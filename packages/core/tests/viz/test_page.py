@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from swath.core.errors import DataError
+from swath.core.palette import default_palette
 from swath.core.viz import page
-from swath.core.viz.overlay import default_palette
 
 PHOTO = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
 

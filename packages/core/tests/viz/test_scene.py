@@ -5,7 +5,7 @@ import pytest
 import rasterio
 from rasterio.transform import from_origin
 
-from swath.core.viz.overlay import default_palette
+from swath.core.palette import default_palette
 from swath.core.viz.scene import class_areas, read_small, scene_section
 
 

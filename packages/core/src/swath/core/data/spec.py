@@ -5,15 +5,15 @@ the files (`DatasetSpec`, `Layout`) and the meaning of the labels (`Protocol`) a
 """
 
 import ast
-import colorsys
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from swath.core.errors import DataError, suggest
+from swath.core.palette import default_palette
 
 RGB = tuple[int, int, int]
 """A colour, 0 to 255 each."""
@@ -21,7 +21,6 @@ RGB = tuple[int, int, int]
 _FIELD = re.compile(r"\{(\w+)(?::([^}]+))?\}")
 
 
-_BACKGROUNDS = ("background", "ground", "other", "unknown", "no-data", "nodata", "unlabelled")
 _NOT_IN_ID = ("split", "class", "ext")
 
 
@@ -52,7 +51,7 @@ class Protocol:
     def __post_init__(self) -> None:
         set_ = object.__setattr__
         set_(self, "classes", tuple(self.classes))
-        colours = self.palette or distinct_colours(self.classes)
+        colours = self.palette or default_palette(self.classes)
         set_(self, "palette", tuple(tuple(int(v) for v in colour) for colour in colours))
         pairs: Iterable[Any] = self.mapping
         if isinstance(pairs, Mapping):
@@ -291,20 +290,6 @@ class DatasetSpec:
             f"{self.name}: this copy ({layout.images}) has no split folders; "
             "use split 'all' or a list file"
         )
-
-
-def distinct_colours(classes: Sequence[str]) -> tuple[RGB, ...]:
-    """Colours that can be told apart: hues by the golden angle, of alternating brightness.
-
-    A first class that is called background, other, unknown or the like is black.
-    """
-    colours: list[RGB] = []
-    for i in range(len(classes)):
-        red, green, blue = colorsys.hsv_to_rgb((i * 0.618034) % 1, 0.75, (1.0, 0.7)[i % 2])
-        colours.append((round(red * 255), round(green * 255), round(blue * 255)))
-    if classes and classes[0].casefold() in _BACKGROUNDS:
-        colours[0] = (0, 0, 0)
-    return tuple(colours)
 
 
 def read_list(path: Path) -> list[tuple[str, ...]]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from swath.core.errors import ConfigError
 from swath.core.files import atomic_path
 from swath.core.geo.raster import RasterInfo
+from swath.core.palette import default_palette
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -106,7 +107,6 @@ class DetectionResult:
             side: Longest side of the picture in pixels; larger images are thinned out.
         """
         from swath.core.viz.figures import panels
-        from swath.core.viz.overlay import default_palette
         from swath.core.viz.scene import picture
 
         shown = picture(self.image, self.info, side)

@@ -4,11 +4,10 @@ Arrays in, arrays or matplotlib `Figure` objects out; nothing here touches pyplo
 it works in servers, threads and notebooks alike.
 """
 
+from swath.core.palette import PALETTE, default_palette
 from swath.core.viz.figures import confusion, curve, legend, panels, training_curves
 from swath.core.viz.overlay import (
-    PALETTE,
     colourise,
-    default_palette,
     difference,
     display_rgb,
     feature_rgb,

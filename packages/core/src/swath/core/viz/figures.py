@@ -13,7 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from swath.core.viz.overlay import Colour, Rgb
+from swath.core.palette import Colour
+from swath.core.viz.overlay import Rgb
 
 INK = "#1f2933"
 """Text and lines; `figure_svg` lets the page choose this colour."""

@@ -1,55 +1,16 @@
 """Turning bands, masks and features into RGB arrays one can look at."""
 
-import colorsys
 from collections.abc import Collection, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from swath.core.palette import Colour
+
 Rgb = npt.NDArray[np.uint8]
 """``(H, W, 3)`` uint8."""
 
-Colour = tuple[int, int, int]
-
-# Okabe and Ito's eight (blue first) and Paul Tol's muted set: told apart with any colour vision.
-PALETTE: tuple[Colour, ...] = (
-    (0, 114, 178),
-    (230, 159, 0),
-    (0, 158, 115),
-    (213, 94, 0),
-    (86, 180, 233),
-    (204, 121, 167),
-    (240, 228, 66),
-    (136, 34, 85),
-    (68, 170, 153),
-    (51, 34, 136),
-    (153, 153, 51),
-    (221, 204, 119),
-    (136, 204, 238),
-    (17, 119, 51),
-    (204, 102, 119),
-    (170, 68, 153),
-)
-"""Colours for classes that bring none of their own."""
-
 _MISSED, _FALSE_ALARM, _WRONG, _UNKNOWN = (0, 114, 178), (230, 120, 0), (204, 51, 102), (90, 90, 90)
-
-
-def default_palette(count: int) -> tuple[Colour, ...]:
-    """Colours for ``count`` classes: `PALETTE`, then hues spaced by the golden angle.
-
-    Args:
-        count: Number of classes.
-
-    Returns:
-        ``count`` RGB triples, all different for counts up to several hundred.
-    """
-    extra = []
-    for i in range(max(0, count - len(PALETTE))):
-        hue, lightness = (i * 0.618034) % 1, (0.35, 0.55, 0.72)[i % 3]
-        red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.65)
-        extra.append((round(255 * red), round(255 * green), round(255 * blue)))
-    return (*PALETTE, *extra)[:count]
 
 
 def display_rgb(

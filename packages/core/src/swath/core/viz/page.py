@@ -19,8 +19,9 @@ from PIL import Image
 
 from swath.core.errors import DataError
 from swath.core.files import atomic_path
+from swath.core.palette import Colour
 from swath.core.viz.figures import figure_svg
-from swath.core.viz.overlay import Colour, Rgb
+from swath.core.viz.overlay import Rgb
 
 MAX_BYTES = 5_000_000
 """A report is never larger than this."""

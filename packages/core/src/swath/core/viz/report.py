@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from swath.core.config import TrainConfig, load_config
+from swath.core.palette import Colour, default_palette
 from swath.core.sample import Sample
 from swath.core.task import Task, to_device
 from swath.core.viz import page
 from swath.core.viz.figures import confusion, training_curves
-from swath.core.viz.overlay import Colour, default_palette, difference, display_rgb
+from swath.core.viz.overlay import difference, display_rgb
 from swath.core.viz.page import Section, write_report
 
 _JUDGED_AT_MOST = 300

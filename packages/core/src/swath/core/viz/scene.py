@@ -15,7 +15,8 @@ from rasterio.warp import transform as transform_points
 from rasterio.windows import Window
 
 from swath.core.geo.raster import GeoImage, RasterInfo, open_raster
-from swath.core.viz.overlay import Colour, Rgb, display_rgb
+from swath.core.palette import Colour
+from swath.core.viz.overlay import Rgb, display_rgb
 from swath.core.viz.page import Section, class_table, facts, layers, legend_list, number
 
 _STRIP_ROWS = 512
