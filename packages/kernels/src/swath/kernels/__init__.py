@@ -28,6 +28,7 @@ _EXPORTS = {
     ),
     "losses": ("gwd_loss", "kfiou_loss", "kld_loss", "rotated_giou_loss", "rotated_iou_loss"),
     "ops.rotated_iou": ("rotated_iou",),
+    "ops.rotated_nms": ("rotated_nms",),
 }
 _LAZY = {name: f"{__name__}.{module}" for module, names in _EXPORTS.items() for name in names}
 

@@ -71,9 +71,9 @@ def take(a, i):
 
 
 @compiled
-def near(box, b, first, out):
-    """Write which boxes of table ``b`` from ``first`` on may touch ``box``; return how many."""
-    xs, ys, radii = b[0, first:], b[1, first:], b[2, first:]
+def near(box, b, first, last, out):
+    """Write which boxes of table ``b``, in a range, may touch ``box``; return how many."""
+    xs, ys, radii = b[0, first:last], b[1, first:last], b[2, first:last]
     x, y, radius, count = box[0], box[1], box[2], 0
     for j in range(len(xs)):
         dx, dy, reach = x - xs[j], y - ys[j], radius + radii[j]
@@ -114,7 +114,7 @@ def _pairwise(a, b, iof, out, first, last):
     for i in range(first, last):
         out[i] = 0
         box = take(a, i)
-        for j in candidates[: near(box, b, 0, candidates)]:
+        for j in candidates[: near(box, b, 0, b.shape[1], candidates)]:
             other = take(b, j)
             out[i, j] = overlap(box, other) / box[5] if iof else iou(box, other)
 
