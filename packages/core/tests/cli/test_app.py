@@ -1,9 +1,12 @@
+import importlib
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import typer
+import typer.main
 
 from swath.core.cli import app as root
 from swath.core.cli import main
@@ -33,6 +36,34 @@ def test_help_lists_the_verbs_and_teaches(swath: Run) -> None:
     assert code == 0
     for verb in ("demo", "train", "test", "configs", "models", "doctor", "--install-completion"):
         assert verb in out
+
+
+def test_the_list_of_verbs_is_that_of_the_modules_and_their_help() -> None:
+    folder = Path(str(root.__file__)).parent
+    modules = {path.stem for path in folder.glob("[a-z]*.py")} - {"app"}
+    assert set(root.VERBS) == modules
+    for verb, line in root.VERBS.items():
+        importlib.import_module(f"swath.core.cli.{verb}")
+        command = typer.main.get_group(root.app).commands[verb]
+        first = " ".join((command.help or "").partition("\n\n")[0].split())
+        assert first == line
+
+
+def test_a_verb_that_does_not_exist_brings_up_the_nearest(swath: Run) -> None:
+    code, _, err = swath("predikt")
+    assert code == 2
+    assert "predict" in err
+
+
+def test_help_imports_neither_verbs_nor_rich() -> None:
+    code = (
+        "import sys; from swath.core.cli import main; sys.argv = ['swath', '--help']\n"
+        "try: main()\n"
+        "except SystemExit: print([m for m in ('rich', 'torch', 'numpy', 'swath.core.cli.predict')"
+        " if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_the_version_is_shown(swath: Run) -> None:

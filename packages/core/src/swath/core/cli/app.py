@@ -1,15 +1,62 @@
 """The command's root: verbs, error style, exit codes (0 fine, 2 the user can fix it, 1 our bug)."""
 
+import importlib
 import sys
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from typer.core import TyperCommand, TyperGroup
 
 from swath.core.errors import SwathError
 
+VERBS = {
+    "demo": "Train, judge and use a small model on scenes rendered on the spot. No download.",
+    "models": "List the models Swath knows by name, or show one with its paper, licences and "
+    "weights.",
+    "datasets": "List the data sets Swath can read by name, or show one with its layouts and "
+    "protocols.",
+    "configs": "List the runnable experiments, or show one: what it is, how to run it, what to "
+    "expect.",
+    "data": "Check, look at and unpack data sets.",
+    "train": "Train a model as a config says.",
+    "test": "Judge a checkpoint on a config's test set; write metrics.json and a report.",
+    "predict": "Run a model over rasters of any size; the result lies exactly on the image.",
+    "vectorise": "Turn a class map into polygons with class and area, in bounded memory.",
+    "convert": "Turn an official checkpoint into one file that knows its model, task and classes.",
+    "weights": "Look into weights files without executing what is in them.",
+    "doctor": "Show what Swath runs on here and warn of what commonly goes wrong.",
+}
+"""Each verb, in the module of its name, and the first line of its help: what ``--help`` shows
+without importing them."""
+
+_SPELLINGS = {"vectorize": "vectorise"}
+
+
+class Verbs(TyperGroup):
+    """Imports a verb's module when the verb is called; lists all in plain text, without rich."""
+
+    def __init__(self, *, commands: Any = None, **settings: Any) -> None:
+        listed: dict[str, Any] = {n: TyperCommand(n, short_help=h) for n, h in VERBS.items()}
+        known = commands if isinstance(commands, Mapping) else {}
+        super().__init__(commands=listed | dict(known), **settings)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The verb that was typed, from its module."""
+        name = _SPELLINGS.get(args[0], args[0])
+        if name in VERBS:
+            importlib.import_module(f"{__package__}.{name}")
+            self.commands.update(typer.main.get_group(app).commands)
+        return super().resolve_command(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Usage, options and verbs."""
+        super(TyperGroup, self).format_help(ctx, formatter)
+
+
 app = typer.Typer(
     name="swath",
+    cls=Verbs,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -47,23 +94,22 @@ def main() -> None:
     except SwathError as error:
         if debug:
             raise
-        Console(stderr=True, soft_wrap=True).print(
-            f"[bold red]error[/]: {_plain(error)}", highlight=False
-        )
+        _complain("error", str(error))
         sys.exit(2)
     except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; nothing was left half-written")
+        typer.echo("interrupted; nothing was left half-written", err=True)
         sys.exit(130)
     except Exception as error:
         if debug:
             raise
-        Console(stderr=True, soft_wrap=True).print(
-            f"[bold red]bug[/]: {type(error).__name__}: {_plain(error)} "
+        _complain(
+            "bug",
+            f"{type(error).__name__}: {error} "
             "(run again with --debug for the traceback and report it)",
-            highlight=False,
         )
         sys.exit(1)
 
 
-def _plain(error: Exception) -> str:
-    return " ".join(str(error).split()).replace("[", r"\[")
+def _complain(kind: str, text: str) -> None:
+    """One line, its first word in red on a terminal."""
+    typer.echo(f"{typer.style(kind, fg='red', bold=True)}: {' '.join(text.split())}", err=True)
