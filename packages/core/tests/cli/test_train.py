@@ -1,4 +1,9 @@
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,6 +64,28 @@ def test_a_run_goes_on_from_its_saved_config(config: Path, swath: Swath) -> None
     code, _, err = swath("train", "runs/tiny/config.json", "--resume")
     assert code == 0, err
     assert "resuming at step 4 of 4" in err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="process groups")
+def test_sigterm_to_the_whole_group_saves_and_stops(config: Path, swath: Swath) -> None:
+    command = [sys.executable, "-c", "from swath.core.cli import main; main()", "train", "tiny.py"]
+    options = ["iterations=100000", "num_workers=2", "log_every=1", "val_every=100000"]
+    running = subprocess.Popen(
+        [*command, *(part for option in options for part in ("--set", option))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    log = Path("runs/tiny/log.jsonl")
+    while running.poll() is None and not (log.exists() and log.read_text().count("\n") > 2):
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGTERM)
+    out, err = running.communicate(timeout=120)
+    assert running.returncode == 130, err
+    assert "everything is saved; continue with: swath train tiny.py" in out
+    assert "Traceback" not in err
+    assert Path("runs/tiny/last.safetensors").exists()
 
 
 def test_smoke_leaves_the_real_run_alone(config: Path, swath: Swath) -> None:

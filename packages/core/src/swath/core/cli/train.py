@@ -44,8 +44,8 @@ def train(
 ) -> None:
     """Train a model as a config says.
 
-    Ctrl-C saves and stops; `--resume` goes on exactly there. The run's folder gets the best and the
-    last weights, a log (JSON lines), the resolved config and a report.
+    Ctrl-C (or SIGTERM) saves and stops, exit code 130; `--resume` goes on exactly there. The run's
+    folder gets the best and the last weights, a log (JSON lines), the resolved config and a report.
 
     Examples: `swath train scenes_tiny`, `swath train my_run.py --set optimizer.lr=1e-4 --run-dir
     runs/a`, `swath train runs/a/config.json --run-dir runs/a --resume`
@@ -75,7 +75,7 @@ def train(
             f"continue with: swath train {config} --run-dir {folder} --resume",
             markup=False,
         )
-        return
+        raise typer.Exit(130)
     _finish(summary, loaded, config, console)
 
 

@@ -7,6 +7,7 @@ and ranks, after a resume, and whatever was loaded before. Samplers therefore yi
 
 import itertools
 import random
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -192,7 +193,7 @@ def make_loader(
         collate_fn=_Collate(task),
         drop_last=drop_last,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_one_thread,
+        worker_init_fn=_prepare_worker,
         persistent_workers=num_workers > 0,
         prefetch_factor=4 if num_workers > 0 else None,
         generator=torch.Generator().manual_seed(seed),  # the global one stays untouched
@@ -241,7 +242,13 @@ class _Loader(DataLoader[Batch]):
             yield batch
 
 
-def _one_thread(worker: int) -> None:
-    """Workers share the cores among themselves: one thread each."""
+def _prepare_worker(worker: int) -> None:
+    """One thread each, since workers share the cores; and only the main process may end them.
+
+    Ctrl-C and SIGTERM often go to the whole process group: a worker that died of it would turn the
+    main process's orderly stop into an error.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
