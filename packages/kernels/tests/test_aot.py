@@ -1,3 +1,4 @@
+import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -167,3 +168,20 @@ def test_every_operator_with_triton_kernels_is_found() -> None:
     assert aot.operators() == [
         f"swath.kernels.ops.{path.parent.name}.triton" for path in sorted(ops.glob("*/triton.py"))
     ]
+
+
+def test_every_kernel_is_compiled_by_some_case() -> None:
+    modules = [importlib.import_module(name) for name in aot.operators()]
+    cases = [
+        case for module in modules if hasattr(module, "aot_cases") for case in module.aot_cases()
+    ]
+    compiled = {case.kernel.fn for case in cases}
+    kernels = {
+        value.fn
+        for module in modules
+        for value in vars(module).values()
+        if type(value).__name__ in ("JITFunction", "InterpretedFunction")
+    }
+    called = {name for kernel in kernels for name in kernel.__code__.co_names}
+    missing = {kernel.__name__ for kernel in kernels - compiled} - called
+    assert not missing, f"no AotCase for {sorted(missing)}"

@@ -30,7 +30,7 @@ from swath.kernels import (
     s5_to_boxes,
 )
 
-CONVENTIONS = ("swath", *VERSIONS, "s5", "detectron2", "quads", "polygons")
+CONVENTIONS = ("swath", *VERSIONS, "s5", "mmcv_ccw", "detectron2", "quads", "polygons")
 RANGES = {
     "le90": (-math.pi / 2, math.pi / 2),
     "le135": (-math.pi / 4, 3 * math.pi / 4),
@@ -87,6 +87,7 @@ def test_corners_turn_clockwise_on_screen_from_the_upper_left_one() -> None:
         ("le135", [5.0, 6.0, 4.0, 2.0, math.radians(120)]),
         ("oc", [5.0, 6.0, 2.0, 4.0, math.radians(30)]),
         ("s5", [5.0, 6.0, 4.0, 2.0, math.radians(60)]),
+        ("mmcv_ccw", [5.0, 6.0, 2.0, 4.0, -math.radians(30)]),
         ("detectron2", [5.0, 6.0, 2.0, 4.0, -30.0]),
     ],
 )

@@ -14,6 +14,7 @@ name               unit       positive turn on screen   range
 ``"le90"``         radians    clockwise                 [-pi/2, pi/2), w >= h, mmrotate
 ``"le135"``        radians    clockwise                 [-pi/4, 3 pi/4), w >= h, mmrotate
 ``"s5"``           radians    counter-clockwise         [-pi/2, pi/2), w >= h, OBBDetection and S5
+``"mmcv_ccw"``     radians    counter-clockwise         any; mmcv's operators with clockwise=False
 ``"detectron2"``   degrees    counter-clockwise         any; also torchvision's CXCYWHR
 ``"quads"``        pixels     corners ``(..., 4, 2)``   clockwise from the corner (-w/2, -h/2)
 ``"polygons"``     pixels     corners ``(..., 8)``      the same, x and y alternating (DOTA)
@@ -274,6 +275,11 @@ def convert_boxes(boxes: Tensor, source: str, target: str) -> Tensor:
     return _TO[target](_FROM[source](boxes))
 
 
+def _mirrored(boxes: Tensor) -> Tensor:
+    boxes = _checked(boxes, 5, "boxes")
+    return torch.cat((boxes[..., :4], -boxes[..., 4:]), -1)
+
+
 def _identity(boxes: Tensor) -> Tensor:
     return _checked(boxes, 5, "boxes")
 
@@ -290,6 +296,7 @@ _FROM: dict[str, Callable[[Tensor], Tensor]] = {
     "swath": _identity,
     **dict.fromkeys(VERSIONS, _identity),
     "s5": s5_to_boxes,
+    "mmcv_ccw": _mirrored,
     "detectron2": detectron2_to_boxes,
     "quads": quads_to_boxes,
     "polygons": quads_to_boxes,
@@ -299,6 +306,7 @@ _TO: dict[str, Callable[[Tensor], Tensor]] = {
     "swath": _identity,
     **{name: _version(name) for name in VERSIONS},
     "s5": boxes_to_s5,
+    "mmcv_ccw": _mirrored,
     "detectron2": boxes_to_detectron2,
     "quads": boxes_to_quads,
     "polygons": _polygons,
@@ -327,11 +335,6 @@ def _as_quads(quads: Tensor) -> Tensor:
 def _wide(tensor: Tensor) -> Tensor:
     """Double precision where the device has it, so that float32 results are correctly rounded."""
     return tensor if tensor.device.type == "mps" else tensor.double()
-
-
-def _mirrored(boxes: Tensor) -> Tensor:
-    boxes = _checked(boxes, 5, "boxes")
-    return torch.cat((boxes[..., :4], -boxes[..., 4:]), -1)
 
 
 def _wrap(theta: Tensor, start: float, period: float) -> tuple[Tensor, Tensor]:
