@@ -38,8 +38,12 @@ def train(
     smoke: Annotated[
         bool, typer.Option("--smoke", help="A few steps of everything, to see that it works.")
     ] = False,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Also write TensorBoard event files.")
+    track: Annotated[
+        list[str] | None,
+        typer.Option("--track", help="tensorboard, wandb or mlflow, too. Repeatable."),
+    ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Name the three largest costs of a step.")
     ] = False,
 ) -> None:
     """Train a model as a config says.
@@ -64,7 +68,8 @@ def train(
         resume=resume,
         overwrite=overwrite or (smoke and run_dir is None),
         device=device,
-        tensorboard=tensorboard,
+        trackers=track or (),
+        profile=profile,
     )
     if not launched().main:
         return

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 import torch
@@ -19,7 +19,8 @@ from swath.core.engine.checkpointing import (
 )
 from swath.core.engine.distributed import mean_over_processes
 from swath.core.engine.evaluation import as_data
-from swath.core.errors import MissingDependencyError, TrainingError
+from swath.core.engine.trackers import Tracker
+from swath.core.errors import TrainingError
 from swath.core.files import atomic_path
 from swath.core.progress import Bar
 
@@ -93,7 +94,7 @@ class GuardHook(Hook):  # type: ignore[misc]
 
 
 class LogHook(Hook):  # type: ignore[misc]
-    """Write ``log.jsonl``, move the progress bar, feed TensorBoard.
+    """Write ``log.jsonl``, move the progress bar, feed the trackers.
 
     Args:
         folder: Where the log goes.
@@ -101,10 +102,7 @@ class LogHook(Hook):  # type: ignore[misc]
         state: The run's state.
         bar: The progress bar.
         score: Name of the figure that counts.
-        tensorboard: Also writes event files.
-
-    Raises:
-        MissingDependencyError: If TensorBoard is asked for and isn't installed.
+        trackers: Get the same figures.
     """
 
     def __init__(
@@ -114,13 +112,13 @@ class LogHook(Hook):  # type: ignore[misc]
         state: TrainerState,
         bar: Bar,
         score: str,
-        tensorboard: bool,
+        trackers: Sequence[Tracker] = (),
     ) -> None:
         self.folder, self.config, self.state, self.bar = folder, config, state, bar
         self.score = score
         self.sums: dict[str, Any] = {}
         self.count = 0
-        self.writer = _tensorboard(folder) if tensorboard and state.world.main else None
+        self.trackers = tuple(trackers)
         self.file: TextIO | None = None
 
     def before_train(self, runner: Any) -> None:
@@ -153,9 +151,7 @@ class LogHook(Hook):  # type: ignore[misc]
         self._write({"step": step, **means, "lr": rate, **times})
         best = {} if self.state.best is None else {f"best {self.score}": self.state.best}
         self.bar.advance(loss=means["loss"], lr=rate, **best)
-        if self.writer:
-            for name, value in {**means, "lr": rate}.items():
-                self.writer.add_scalar(f"train/{name}", value, step)
+        self._track("train", {**means, "lr": rate})
 
     def after_val_epoch(self, runner: Any, metrics: Mapping[str, Any]) -> None:
         """Write the figures of a validation."""
@@ -166,15 +162,18 @@ class LogHook(Hook):  # type: ignore[misc]
             is_best = self.state.best is None or figures[self.score] > self.state.best
             remark = "the best so far" if is_best else f"best {self.state.best:.4f}"
             self.bar.note(f"step {step}: {self.score} {figures[self.score]:.4f} ({remark})")
-        if self.writer:
-            for name, value in figures.items():
-                self.writer.add_scalar(f"val/{name}", value, step)
+        self._track("val", figures)
 
     def close(self) -> None:
-        """Close the files."""
-        for stream in (self.file, self.writer):
+        """Close the file and the trackers."""
+        for stream in (self.file, *self.trackers):
             if stream is not None:
                 stream.close()
+
+    def _track(self, part: str, figures: Mapping[str, float]) -> None:
+        step = self.state.step + (part == "train")  # a training step is counted after its hooks
+        for tracker in self.trackers:
+            tracker.log(step, {f"{part}/{name}": value for name, value in figures.items()})
 
     def _is_past(self, line: str) -> bool:
         try:
@@ -220,16 +219,6 @@ class SaveHook(Hook):  # type: ignore[misc]
     def after_train(self, runner: Any) -> None:
         """Save where the run ended or was stopped; its last validation is on record then."""
         save_checkpoint(self.folder, self.config, self.state)
-
-
-def _tensorboard(folder: RunFolder) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise MissingDependencyError(
-            "--tensorboard needs the package tensorboard: pip install 'swath-core[tensorboard]'"
-        ) from error
-    return SummaryWriter(str(folder.tensorboard))
 
 
 def _rounded(value: Any) -> Any:

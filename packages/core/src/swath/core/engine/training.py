@@ -7,7 +7,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from swath.core.engine.checkpointing import RunFolder, TrainerState, resume_late
 from swath.core.engine.distributed import World
 from swath.core.engine.ema import ExponentialMovingAverage
 from swath.core.engine.evaluation import evaluate, pick_device
+from swath.core.engine.trackers import TRACKERS, check_trackers
 from swath.core.errors import CheckpointError, ConfigError, DataError, suggest
 from swath.core.progress import Bar
 from swath.core.sample import Sample
@@ -73,7 +74,8 @@ def train(
     overwrite: bool = False,
     device: torch.device | str | None = None,
     until: int | None = None,
-    tensorboard: bool = False,
+    trackers: Sequence[str] = (),
+    profile: bool = False,
     progress: bool = True,
 ) -> RunSummary:
     """Train a model as a config says.
@@ -94,7 +96,10 @@ def train(
         overwrite: Remove the run that is there.
         device: Default: the first GPU, or the CPU.
         until: Stop after this step, as Ctrl-C would.
-        tensorboard: Also write event files.
+        trackers: Where else figures go, see `swath.core.engine.trackers`: ``"tensorboard"``,
+            ``"wandb"``, ``"mlflow"``.
+        profile: Measure ten steps and name the three largest costs of one, see
+            `swath.core.engine.profiling`.
         progress: Show a bar and messages.
 
     Raises:
@@ -103,6 +108,7 @@ def train(
         TrainingError: If the loss stops being finite or checkpoints can't be written.
         CheckpointError: If there is nothing whole to resume from.
     """
+    check_trackers(trackers)
     world = distributed.launched()
     if world.size > 1 and device is None and torch.cuda.is_available():
         device = f"cuda:{world.local_rank}"
@@ -116,7 +122,8 @@ def train(
             resume=resume or distributed.restarted(),
             overwrite=overwrite and not distributed.restarted(),
             until=until,
-            tensorboard=tensorboard,
+            trackers=trackers,
+            profile=profile,
             progress=progress and world.main,
         )
 
@@ -130,7 +137,8 @@ def _train(
     resume: bool,
     overwrite: bool,
     until: int | None,
-    tensorboard: bool,
+    trackers: Sequence[str],
+    profile: bool,
     progress: bool,
 ) -> RunSummary:
     # the runner and its hooks import mmengine, which is slow: a mistake in the config shows first
@@ -163,6 +171,7 @@ def _train(
 
     from swath.core.data.loader import make_loader
     from swath.core.engine import hooks
+    from swath.core.engine.profiling import ProfileHook
     from swath.core.engine.runner import ClippingOptimizer, QuietRunner, Trainee
 
     loader = make_loader(
@@ -197,7 +206,9 @@ def _train(
                 tick=lambda done, total: bar.status(f"validating {done}/{total}"),
             )
 
-        log = hooks.LogHook(folder, config, state, bar, task.score, tensorboard)
+        followers = [TRACKERS[name](folder, config) for name in trackers] if world.main else []
+        log = hooks.LogHook(folder, config, state, bar, task.score, followers)
+        profiling = [ProfileHook(folder.path, state, bar, device)] if profile and world.main else []
         runner = QuietRunner(
             Trainee(model, task, device, config, world),
             folder.path,
@@ -207,6 +218,7 @@ def _train(
                 hooks.ScheduleHook(state, optimisation.factor),
                 hooks.AveragingHook(state),
                 hooks.GuardHook(folder, state, config.log_every),
+                *profiling,
                 log,
                 hooks.SaveHook(folder, config, state, task.score),
             ],
