@@ -37,7 +37,12 @@ TARGETS = (80, 90)
 SHARED_LIMIT = 99 * 1024  # what one block can have on sm_86 and sm_89, which run sm_80 code
 HOPPER_SHARED_LIMIT = 227 * 1024
 REGISTER_SLACK = 8
-INSTRUCTIONS = {"HGMMA": r"\bHGMMA\b", "HMMA": r"\bHMMA\b", "LDG.128": r"\bLDG\.E[\w.]*\.128\b"}
+INSTRUCTIONS = {
+    "HGMMA": r"\bHGMMA\b",  # matrix units of sm_90
+    "HMMA": r"\bHMMA\b",  # matrix units of sm_80
+    "LDG.128": r"\bLDG\.E[\w.]*\.128\b",  # 16 bytes a load
+    "LDGSTS.128": r"\bLDGSTS\.E[\w.]*\.128\b",  # the same, straight into shared memory
+}
 SPILL = re.compile(r"\b(?:STL|LDL)\b")
 
 
