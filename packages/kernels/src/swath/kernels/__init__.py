@@ -27,6 +27,9 @@ _EXPORTS = {
         "s5_to_boxes",
     ),
     "losses": ("gwd_loss", "kfiou_loss", "kld_loss", "rotated_giou_loss", "rotated_iou_loss"),
+    "ops.cost_volume": ("cost_volume",),
+    "ops.moe_mlp": ("MoERouting", "load_balance_loss", "moe_mlp"),
+    "ops.task_ffn": ("task_ffn",),
     "ops.rotated_iou": ("rotated_iou",),
     "ops.rotated_nms": ("rotated_nms",),
 }

@@ -1,17 +1,19 @@
 """What feature operators do under `torch.autocast`: the same as torch's own matrix products."""
 
 import contextlib
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+MaybeTensor = TypeVar("MaybeTensor", Tensor, Tensor | None)
 
-def autocast_inputs(*tensors: Tensor | None) -> list[Tensor | None]:
+
+def autocast_inputs(device: torch.device, *tensors: MaybeTensor) -> list[MaybeTensor]:
     """Cast to the autocast dtype where autocast is on; float64 and None stay as they are."""
-    device = next(t.device.type for t in tensors if t is not None)
-    if not torch.is_autocast_enabled(device):
+    if not torch.is_autocast_enabled(device.type):
         return list(tensors)
-    dtype = torch.get_autocast_dtype(device)
+    dtype = torch.get_autocast_dtype(device.type)
     return [t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors]
 
 

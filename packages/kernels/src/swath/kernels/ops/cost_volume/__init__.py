@@ -69,9 +69,9 @@ def cost_volume(
         >>> cost_volume(feats, torch.randn(17, 1, 512)).shape
         torch.Size([2, 4, 17, 24, 24])
     """
-    maps = list(feats.unbind(1)) if isinstance(feats, Tensor) and feats.ndim == 5 else feats
+    views = list(feats.unbind(1)) if isinstance(feats, Tensor) and feats.ndim == 5 else feats
     rotations = [int(turns) % 4 for turns in rotations]
-    maps = _checked_maps(maps, rotations)
+    maps = _checked_maps(views, rotations)
     _check_text(text, maps[0])
     if reduce not in REDUCTIONS:
         raise ValueError(f"reduce must be one of {', '.join(REDUCTIONS)}; got {reduce!r}")
@@ -81,7 +81,7 @@ def cost_volume(
         raise ValueError(f"eps must be positive; got {eps}")
 
     images = layout == "images"
-    *maps, text = autocast_inputs(*maps, text)
+    *maps, text = autocast_inputs(text.device, *maps, text)
     with no_autocast(text.device):
         unit = text if text.dtype == torch.float64 else text.float()
         if not unit_text:
@@ -91,7 +91,7 @@ def cost_volume(
         unit = unit.to(maps[0].dtype)
         if unit.ndim == 3:
             unit = unit[None]
-        corr, _ = _cost_volume(maps, unit, rotations, eps, images)
+        corr: Tensor = _cost_volume(maps, unit, rotations, eps, images)[0]
         if reduce == "mean":
             direction = 2 if images else 1
             corr = corr.mean(direction, keepdim=True)

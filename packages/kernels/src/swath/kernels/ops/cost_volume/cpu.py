@@ -76,7 +76,8 @@ def _direction(volume: Tensor, index: int, images: bool) -> Tensor:
 def _norms(flat: Tensor) -> Tensor:
     """Norms over channels: ``(B, C, HW)`` to ``(B, HW)``."""
     if not flat.is_contiguous():  # channels_last, where torch's reduction is fast
-        return torch.linalg.vector_norm(flat, dim=1)
+        norms: Tensor = torch.linalg.vector_norm(flat, dim=1)
+        return norms
     squares = flat.new_empty((flat.shape[0], flat.shape[2]))
     _sum_squares(flat.detach().numpy(), squares.numpy())
     return squares.sqrt_()
