@@ -109,3 +109,23 @@ def test_datasets_lists_all_and_explains_one(swath: Swath) -> None:
     code, out, _ = swath("datasets", "--json")
     assert code == 0
     assert json.loads(out)["loveda"]["task"] == "segmentation"
+
+
+def test_prepare_says_what_it_wrote_and_then_that_nothing_is_left(
+    swath: Swath, tmp_path: Path
+) -> None:
+    for folder, name, colour in (
+        ("2_Ortho_RGB", "top_potsdam_2_10_RGB.tif", (90, 120, 40)),
+        ("5_Labels_all", "top_potsdam_2_10_label.tif", (0, 255, 0)),
+    ):
+        (tmp_path / "raw" / folder).mkdir(parents=True)
+        Image.new("RGB", (100, 80), colour).save(tmp_path / "raw" / folder / name)
+    command = ("data", "prepare", "potsdam", tmp_path / "raw", tmp_path / "out")
+    code, out, _ = swath(*command, "--size", 64, "--overlap", 0)
+    assert code == 0
+    assert "4 tiles of 1 scenes" in out
+    code, out, _ = swath(*command, "--size", 64, "--overlap", 0, "--json")
+    assert json.loads(out) == {"scenes": 1, "skipped": 1, "tiles": 4}
+    code, _, err = swath("data", "prepare", "loveda", tmp_path / "raw", tmp_path / "other")
+    assert code == 2
+    assert "as it is distributed" in err

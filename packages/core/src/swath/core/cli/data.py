@@ -1,4 +1,4 @@
-"""``swath data check | preview | unpack``: look after copies of data sets."""
+"""``swath data check | preview | prepare | unpack``: look after copies of data sets."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from swath.core.data.check import Report
     from swath.core.data.spec import Protocol
 
-data_app = typer.Typer(no_args_is_help=True, help="Check, look at and unpack data sets.")
+data_app = typer.Typer(no_args_is_help=True, help="Check, look at, prepare and unpack data sets.")
 app.add_typer(data_app, name="data")
 
 _Name = Annotated[
@@ -121,6 +121,54 @@ def preview(
         dataset = _own_dataset(pictures, truth, names, _known_kind(kind), split)
     contact_sheet(dataset, out, count=count)
     typer.echo(f"{out}: {min(count, len(dataset))} of {len(dataset)} samples")
+
+
+@data_app.command("prepare")
+def prepare(
+    name: Annotated[str, typer.Argument(help="potsdam, vaihingen, isaid or dota.")],
+    root: Annotated[Path, typer.Argument(help="The copy as its authors distribute it, unpacked.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write the tiles to.")],
+    size: Annotated[
+        int | None, typer.Option(help="Side of the tiles in pixels; default: the papers'.")
+    ] = None,
+    overlap: Annotated[
+        int | None, typer.Option(help="Pixels that neighbours share; default: the papers'.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Only this split.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Scenes cut at the same time; default: one a core.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Cut the scenes of a known data set into the tiles that papers train on.
+
+    Interrupted, it goes on where it stopped; run again, it skips what is finished. The tiles are a
+    copy that `swath data check NAME OUT` and a config read.
+
+    Examples:
+    `swath data prepare potsdam ~/data/Potsdam ~/data/potsdam_512`
+
+    `swath data prepare dota ~/data/DOTA ~/data/dota_1024 --overlap 512`
+    """
+    from dataclasses import asdict
+
+    from swath.core.data.prepare import prepare as cut
+
+    done = cut(
+        name,
+        root,
+        out,
+        size=size,
+        overlap=overlap,
+        split=split,
+        workers=workers,
+        progress=not as_json,
+    )
+    if as_json:
+        typer.echo(json.dumps(asdict(done)))
+    else:
+        before = f", {done.skipped} of them before" if done.skipped else ""
+        typer.echo(f"{out}: {done.tiles:,} tiles of {done.scenes:,} scenes{before}")
 
 
 @data_app.command("unpack")
