@@ -171,7 +171,8 @@ def load(
 
     Args:
         name: Of its card.
-        weights: Official file or one of ours; None takes the weights that come along.
+        weights: Official file or one of ours, or where to fetch it (see
+            `swath.core.checkpoint.fetch`); None takes the weights that come along.
         device: Where the model goes.
         classes: Class names, if the file was fine-tuned to others than the card's.
 
@@ -182,6 +183,7 @@ def load(
         ConfigError: If nobody knows the name.
         CheckpointError: If no weights come along, or the file doesn't fit.
     """
+    from swath.core.checkpoint.fetch import locate
     from swath.core.checkpoint.safe import read_metadata
     from swath.core.checkpoint.store import load_pair
     from swath.core.spec import to_data
@@ -189,9 +191,10 @@ def load(
     found = card(name)
     if weights is None:
         return load_pair(found.builtin_path(), device)
-    if "swath" in read_metadata(weights):
-        return load_pair(weights, device)
-    model, model_spec, task_spec, about = _load_official(found, Path(weights), classes)
+    file = locate(weights)
+    if "swath" in read_metadata(file):
+        return load_pair(file, device)
+    model, model_spec, task_spec, about = _load_official(found, file, classes)
     description = {"model": to_data(model_spec), "task": to_data(task_spec), "card": about}
     return model.to(device).eval(), task_spec.build(), description
 
@@ -205,7 +208,7 @@ def convert(
     """Turn an official checkpoint into one of ours; strict, no code of the file is executed.
 
     Args:
-        official: The authors' file.
+        official: The authors' file, or where to fetch it.
         name: Card of the model it is for.
         out: ``*.safetensors`` to write.
         classes: Class names, if the file was fine-tuned to others than the card's.
@@ -217,10 +220,11 @@ def convert(
         ConfigError: If nobody knows the name, or the model has no official layout.
         CheckpointError: If the file doesn't fit.
     """
+    from swath.core.checkpoint.fetch import locate
     from swath.core.checkpoint.store import save_model
 
     found = card(name)
-    model, model_spec, task_spec, about = _load_official(found, Path(official), classes)
+    model, model_spec, task_spec, about = _load_official(found, locate(official), classes)
     save_model(out, model, model_spec, task_spec, card=about)
     return {
         "tensors": len(model.state_dict()),

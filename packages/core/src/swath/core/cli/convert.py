@@ -11,7 +11,9 @@ from swath.core.cli.app import app
 
 @app.command("convert")
 def convert(
-    official: Annotated[Path, typer.Argument(help="The authors' checkpoint file.")],
+    official: Annotated[
+        str, typer.Argument(help="The authors' checkpoint: a file, hf://OWNER/REPO/FILE, or a URL.")
+    ],
     model: Annotated[str, typer.Option("--model", "-m", help="Its name: `swath models`.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The *.safetensors file to write.")],
     classes: Annotated[

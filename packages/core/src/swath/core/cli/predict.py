@@ -41,7 +41,8 @@ def predict(
         ),
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="Weights for a model that comes without.")
+        str | None,
+        typer.Option(help="Weights for a model that comes without: a file, hf://OWNER/REPO, URL."),
     ] = None,
     classes: Annotated[
         str | None, typer.Option(help="Vocabulary, comma-separated, for models that take one.")

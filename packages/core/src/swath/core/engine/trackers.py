@@ -66,7 +66,7 @@ class WeightsAndBiases:
 
 
 class MLflow:
-    """A run of MLflow, in ``mlflow.db`` of the run's folder unless ``MLFLOW_TRACKING_URI`` is set."""
+    """A run of MLflow; in ``mlflow.db`` of the folder unless ``MLFLOW_TRACKING_URI`` is set."""
 
     def __init__(self, folder: RunFolder, config: TrainConfig) -> None:
         mlflow = _require("mlflow", "mlflow")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 from torch import nn
 
+from swath.core.checkpoint.fetch import is_remote, locate
 from swath.core.errors import ConfigError, RasterError
 from swath.core.geo.raster import GeoImage, RasterInfo, open_raster, plausible
 from swath.core.inference.results import check_format
@@ -234,9 +235,10 @@ def load_model(
     """Load a model with everything needed to use it.
 
     Args:
-        name_or_path: A checkpoint of ours (``.safetensors``), or the name of a model that
-            ``swath models`` lists.
-        weights: Weights for a named model whose card doesn't bring any.
+        name_or_path: A checkpoint of ours (``.safetensors``, or its ``hf://`` or ``https://``
+            address), or the name of a model that ``swath models`` lists.
+        weights: Weights for a named model whose card doesn't bring any: a file, official or ours,
+            or an address; see `swath.core.checkpoint.fetch`.
         device: Where it goes; None for a GPU if there is one.
 
     Returns:
@@ -252,10 +254,10 @@ def load_model(
     """
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     text = str(name_or_path)
-    if Path(text).suffix or Path(text).exists():
+    if is_remote(text) or Path(text).suffix or Path(text).exists():
         from swath.core.checkpoint.store import load_pair
 
-        model, task, metadata = load_pair(Path(text), device=place)
+        model, task, metadata = load_pair(locate(text), device=place)
         return Predictor(model, task, metadata.get("card"))
     from swath.core import zoo
 
