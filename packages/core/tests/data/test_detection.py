@@ -224,6 +224,17 @@ def test_a_missing_label_and_an_unknown_class_are_named(tmp_path: Path, images: 
         DotaText(images, tmp_path, CLASSES, ["a"])[0]
 
 
+@pytest.mark.parametrize(
+    "spelling", ["large-vehicle", "Large_Vehicle", "large vehicle", "largevehicle"]
+)
+def test_classes_are_known_in_the_spelling_of_every_set(
+    tmp_path: Path, images: Path, spelling: str
+) -> None:
+    box = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>9</xmax><ymax>8</ymax></bndbox>"
+    (tmp_path / "a.xml").write_text(xml(f"<name>{spelling}</name>{box}"))
+    assert VocXml(images, tmp_path, CLASSES, ["a"])[0].targets["labels"].tolist() == [1]
+
+
 def test_real_objects_agree_in_coco_dota_and_xml(samples_dir: Path) -> None:
     root = samples_dir / "detection/nwpu_vhr10"
     outlines = CocoJson(root / "instances.json", root / "images")
@@ -235,9 +246,11 @@ def test_real_objects_agree_in_coco_dota_and_xml(samples_dir: Path) -> None:
     for i, name in enumerate(rotated.ids):
         outlined = outlines.objects(places[name])
         turned, straight = rotated.objects(i), upright.objects(i)
-        # each format has an order of its own, and the XML spells classes as DIOR does
+        # each format has an order of its own
         labels = sorted(outlines.labels(outlined, name))
-        assert labels == sorted(rotated.labels(turned, name))
+        assert (
+            labels == sorted(rotated.labels(turned, name)) == sorted(upright.labels(straight, name))
+        )
         assert sorted(outlined.boxes.round().tolist()) == sorted(straight.boxes.round().tolist())
         total += len(labels)
     assert total == 1659

@@ -494,4 +494,5 @@ def _text(path: Path) -> str:
 
 
 def _key(name: str) -> str:
-    return name.casefold().replace("_", "-").replace(" ", "-")
+    """What spellings of a class have in common: DIOR writes ``storagetank``, DOTA with a hyphen."""
+    return re.sub(r"[\s_-]", "", name.casefold())
