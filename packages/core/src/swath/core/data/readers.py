@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
@@ -136,6 +137,12 @@ class LabelReader:
             [_packed(value) for value, _ in protocol.mapping], return_index=True
         )
         self._index = np.array([index for _, index in protocol.mapping])[order].astype(self.dtype)
+        place, listed = self._look_up(np.arange(256))
+        self._table = self._index[place]  # of the values of a byte
+        self._unlisted = (~listed).astype(np.uint8)
+        self._unchanged = self.dtype == np.uint8 and bool(
+            (self._table == np.arange(256))[listed].all()
+        )
 
     def __call__(self, path: str | Path) -> Array:
         """Read a label file as class indices ``(H, W)``, uint8 (int64 if a byte is too small)."""
@@ -148,22 +155,27 @@ class LabelReader:
             stored: What the file holds.
             where: Its name, for the message.
 
+        Returns:
+            Indices ``(H, W)``; ``stored`` itself where it holds them already.
+
         Raises:
             DataError: If a value isn't in the protocol: which, how often, and where first.
         """
-        if stored.dtype == np.uint8 and stored.ndim == 2:  # the usual case, 10 times faster
-            every = np.arange(256)
-            place, listed = self._look_up(every)
-            index: NDArray[Any] = self._index[place][stored]
-            known = listed[stored]
-        else:
-            codes = stored.astype(np.int64)
-            if stored.ndim == 3:
-                codes = codes[..., 0] << 16 | codes[..., 1] << 8 | codes[..., 2]
-            place, known = self._look_up(codes)
-            index = self._index[place]
+        unlisted: NDArray[Any]
+        if stored.dtype == np.uint8 and stored.ndim == 2:  # the usual case, 30 times faster
+            unlisted = cv2.LUT(stored, self._unlisted)
+            if unlisted.any():
+                raise DataError(f"{where}: {self._complaint(stored, unlisted > 0)}")
+            if self._unchanged:
+                return stored
+            return self._table[stored] if self.dtype != np.uint8 else cv2.LUT(stored, self._table)
+        codes = stored.astype(np.int64)
+        if stored.ndim == 3:
+            codes = codes[..., 0] << 16 | codes[..., 1] << 8 | codes[..., 2]
+        place, known = self._look_up(codes)
         if not known.all():
             raise DataError(f"{where}: {self._complaint(stored, ~known)}")
+        index: NDArray[Any] = self._index[place]
         return index
 
     def _look_up(self, codes: Array) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
@@ -286,8 +298,12 @@ def _colour_bands(image: Image.Image) -> tuple[Array, Valid | None]:
 
 
 def _planes(image: Image.Image) -> Array:
-    array = np.array(image)
-    return array[None] if array.ndim == 2 else np.ascontiguousarray(np.moveaxis(array, -1, 0))
+    array = np.asarray(image)  # read-only; the one copy is made here
+    if array.ndim == 2:
+        return array[None].copy()
+    planes = np.empty((array.shape[2], *array.shape[:2]), array.dtype)
+    cv2.split(array, list(planes))  # twice as fast as moving the axis
+    return planes
 
 
 def _raster(path: Path, *, expand_palette: bool) -> tuple[Array, Valid]:
