@@ -352,7 +352,7 @@ def ffn_ways(
             "dense FFN": lambda: F.linear(F.gelu(F.linear(x, w1, b1)), w2, b2),
             "pass per task": original,
         }
-        inputs = (x, w1, b1, ws, bs, we, be)
+        inputs = (x, w1, b1, ws, bs, we, be, w2, b2)  # each way needs some
         return as_ways(ways, inputs, training, device, "dense FFN", 1 / 1.1)
 
     return make
@@ -380,7 +380,7 @@ def moe_ways(device: torch.device, t: int, c: int, training: bool) -> Callable[[
             for what in (0, 1)
         )
         ways = {
-            "swath": lambda: kernels.moe_mlp(x, logits, w1, b1, w2, b2, 2, "gelu")[0],
+            "swath": lambda: kernels.moe_mlp(x, logits, w1, b1, w2, b2, 2, "gelu_erf")[0],
             "loop over experts": lambda: moe_eager(x, logits, w1, b1, w2, b2),
         }
         inputs = (x, logits, w1, b1, w2, b2)
