@@ -29,6 +29,8 @@ _EXPORTS = {
     "losses": ("gwd_loss", "kfiou_loss", "kld_loss", "rotated_giou_loss", "rotated_iou_loss"),
     "ops.cost_volume": ("cost_volume",),
     "ops.moe_mlp": ("MoERouting", "load_balance_loss", "moe_mlp"),
+    "ops.ms_deform_attn": ("ms_deform_attn", "ms_deform_attn_from_logits"),
+    "ops.roi_align_rotated": ("multilevel_roi_align_rotated", "roi_align_rotated"),
     "ops.task_ffn": ("task_ffn",),
     "ops.rotated_iou": ("rotated_iou",),
     "ops.rotated_nms": ("rotated_nms",),

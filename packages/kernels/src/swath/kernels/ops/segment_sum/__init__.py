@@ -1,0 +1,1 @@
+"""Weighted sums of rows in a fixed order: what atomic additions do, but repeatable."""
