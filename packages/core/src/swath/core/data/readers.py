@@ -161,21 +161,22 @@ class LabelReader:
         Raises:
             DataError: If a value isn't in the protocol: which, how often, and where first.
         """
-        unlisted: NDArray[Any]
+        index: NDArray[Any]
         if stored.dtype == np.uint8 and stored.ndim == 2:  # the usual case, 30 times faster
-            unlisted = cv2.LUT(stored, self._unlisted)
+            unlisted = np.asarray(cv2.LUT(stored, self._unlisted))
             if unlisted.any():
                 raise DataError(f"{where}: {self._complaint(stored, unlisted > 0)}")
             if self._unchanged:
                 return stored
-            return self._table[stored] if self.dtype != np.uint8 else cv2.LUT(stored, self._table)
+            index = cv2.LUT(stored, self._table) if self.dtype == np.uint8 else self._table[stored]
+            return index
         codes = stored.astype(np.int64)
         if stored.ndim == 3:
             codes = codes[..., 0] << 16 | codes[..., 1] << 8 | codes[..., 2]
         place, known = self._look_up(codes)
         if not known.all():
             raise DataError(f"{where}: {self._complaint(stored, ~known)}")
-        index: NDArray[Any] = self._index[place]
+        index = self._index[place]
         return index
 
     def _look_up(self, codes: Array) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
