@@ -290,9 +290,10 @@ def test_triton_writes_only_its_own_output() -> None:
     )
     assert (guarded[:64] == -7).all()
     assert (guarded[-64:] == -7).all()
-    assert torch.equal(guarded[64:-64].view(rows, columns), rotated_iou(boxes1, boxes2)) or (
-        guarded[64:-64].view(rows, columns) - rotated_iou(boxes1, boxes2)
-    ).abs().max() <= 1e-6
+    assert (
+        torch.equal(guarded[64:-64].view(rows, columns), rotated_iou(boxes1, boxes2))
+        or (guarded[64:-64].view(rows, columns) - rotated_iou(boxes1, boxes2)).abs().max() <= 1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -336,7 +337,7 @@ def test_threads_share_the_rows(monkeypatch) -> None:
 
 
 def test_gradients_match_finite_differences(monkeypatch) -> None:
-    boxes = [random_boxes(12, seed, torch.float64).requires_grad_() for seed in (12, 13)]
+    boxes = [random_boxes(5, seed, torch.float64).requires_grad_() for seed in (12, 13)]
     for backend, mode in itertools.product(("reference", "cpu"), ("iou", "iof")):
         monkeypatch.setenv("SWATH_KERNELS", backend)
         torch.autograd.gradcheck(lambda a, b, m=mode: rotated_iou(a, b, m, aligned=True), boxes)
