@@ -51,12 +51,12 @@ def backward(
     rows = text.flatten(1, 2).to(dtype)  # (1 or B, T * P, C)
     grads, grad_rows = [], torch.zeros_like(rows)
     for index, (feat, turns) in enumerate(zip(feats, rotations, strict=True)):
-        batch, _, *size = feat.shape
+        batch = feat.shape[0]
         flat = feat.flatten(2).to(dtype)
         inverse = norms[index].clamp_min(eps).reciprocal()  # (B, HW)
         g, c = (_direction(t, index, images).to(dtype) for t in (grad, corr))
         along = torch.rot90((g * c).sum((1, 2)), turns, (1, 2)).flatten(1)
-        scaled = torch.rot90(g, turns, (3, 4)).reshape(batch, -1, size[0] * size[1])
+        scaled = torch.rot90(g, turns, (3, 4)).flatten(3).flatten(1, 2)
         scaled = scaled * inverse[:, None]
         radial = torch.where(norms[index] > eps, along * inverse.square(), 0.0)
         grad_flat = torch.bmm(rows.mT.expand(batch, -1, -1), scaled)

@@ -59,7 +59,7 @@ def tiles(rows: int, experts: int, dtype: torch.dtype) -> Tiles:
     mean = rows // max(1, experts)
     if mean > 512:
         return Tiles(128, 128, 64, 8)
-    return Tiles(64, 128, 64, 4) if mean > 64 else Tiles(32, 128, 64, 4)
+    return Tiles(64, 128, 64, 8) if mean > 64 else Tiles(32, 128, 64, 4)
 
 
 def weight_tiles(dtype: torch.dtype) -> Tiles:
@@ -361,17 +361,16 @@ def _project_kernel(
     column_ok = column < width
     a_rows = a + slot[:, None] * depth
     w += column_tile.to(tl.int64) * BLOCK_N * stride_n
-    w_columns = w + tl.arange(0, BLOCK_N)[None, :] * stride_n
+    down = tl.arange(0, BLOCK_K)[:, None] * stride_k
+    w_tile = tl.arange(0, BLOCK_N)[None, :] * stride_n + down
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for start in range(0, depth, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
         k_ok = k < depth
         left = tl.load(a_rows + k[None, :], mask=ok[:, None] & k_ok[None, :], other=0.0)
         right_ok = k_ok[:, None] & column_ok[None, :]
-        right = tl.load(
-            w_columns + tl.arange(0, BLOCK_K)[:, None] * stride_k, mask=right_ok, other=0.0
-        )
-        w_columns += BLOCK_K * stride_k
+        right = tl.load(w + w_tile, mask=right_ok, other=0.0)
+        w += BLOCK_K * stride_k
         total = _dot(left, right, total, PRECISION, UPCAST)
     if b_shared is not None:
         total += tl.load(b_shared + column, mask=column < shared_width, other=0.0).to(tl.float32)[
@@ -638,11 +637,19 @@ def aot_hidden(
     return _aot_case(_hidden_kernel, dtype, block, fixed, absent if bias else (*absent, "b"))
 
 
-def aot_project(dtype: torch.dtype, rows: int, *, shared: bool, bias: bool, gated: bool) -> AotCase:
-    """`project` as launched for this mean number of rows of an expert."""
+def aot_project(
+    dtype: torch.dtype,
+    rows: int,
+    *,
+    shared: bool,
+    bias: bool,
+    gated: bool,
+    transposed: bool = False,
+) -> AotCase:
+    """`project` as launched for this mean number of rows of an expert; w or w^T is contiguous."""
     absent = [name for name, there in (("b_shared", shared), ("b_experts", bias)) if not there]
     absent += [] if gated else ["gates"]
-    fixed = {"EXPERTS": 8, "stride_k": 1}
+    fixed = {"EXPERTS": 8, "stride_n" if transposed else "stride_k": 1}
     return _aot_case(_project_kernel, dtype, tiles(rows, 1, dtype), fixed, absent)
 
 
@@ -688,10 +695,20 @@ def _aot_case(
     signature = {
         name: _kind(name, TYPE_NAMES[dtype]) for name in kernel.arg_names if name not in constexprs
     }
-    aligned = ("channels", "features", "depth", "shared", "part", "a_stride", "stride_n")
+    aligned = (
+        "channels",
+        "features",
+        "depth",
+        "shared",
+        "part",
+        "a_stride",
+        "stride_n",
+        "stride_k",
+    )
     traits = [TYPE_NAMES[dtype], f"{block.m}x{block.n}x{block.k}"]
     traits += [str(v) for k, v in fixed.items() if k == "ACTIVATION"]
     traits += [k.lower() for k, v in fixed.items() if v is True and k != "SAVE"]
+    traits += ["transposed"] if "stride_n" in fixed else []
     traits += [f"no {name}" for name in absent]
     return AotCase(
         f"{kernel.__name__.strip('_')}[{','.join(traits)}]",

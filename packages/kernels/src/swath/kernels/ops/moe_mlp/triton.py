@@ -105,7 +105,12 @@ def aot_cases() -> list[AotCase]:
                 grouped.aot_hidden_gradient(dtype, mean, activation, bias=True, gated=True)
                 for activation in ("gelu_erf", "gated silu")
             ]
-            cases.append(grouped.aot_project(dtype, mean, shared=False, bias=True, gated=True))
+            cases += [
+                grouped.aot_project(
+                    dtype, mean, shared=False, bias=forth, gated=forth, transposed=not forth
+                )
+                for forth in (True, False)
+            ]
         cases += [
             grouped.aot_weight_gradient(dtype, a_by_token=False, bias=True, gated=False),
             grouped.aot_weight_gradient(dtype, a_by_token=True, bias=True, gated=True),

@@ -74,7 +74,7 @@ def aot_cases() -> list[AotCase]:
     """The kernels of a layer of S5, in every configuration of `grouped.tiles`."""
     return [
         case
-        for dtype, rows in ((torch.bfloat16, (64, 1024, 12288)), (torch.float32, (1024,)))
+        for dtype, rows in ((torch.bfloat16, (64, 256, 4096)), (torch.float32, (256,)))
         for n in rows
         for case in (
             grouped.aot_hidden(dtype, n, ACTIVATION, routed=False, bias=True),
