@@ -25,6 +25,10 @@ VERBS = {
     "vectorise": "Turn a class map into polygons with class and area, in bounded memory.",
     "convert": "Turn an official checkpoint into one file that knows its model, task and classes.",
     "weights": "Look into weights files without executing what is in them.",
+    "pack": "Gather a trained model into a folder to pass on: weights, config, card, checksums.",
+    "verify": "Check a packed model against its hashes; a single changed byte is found.",
+    "upload": "Send a packed model to the Hugging Face Hub, after checking it. Nothing else ever "
+    "uploads.",
     "doctor": "Show what Swath runs on here and warn of what commonly goes wrong.",
 }
 """Each verb, in the module of its name, and the first line of its help: what ``--help`` shows
