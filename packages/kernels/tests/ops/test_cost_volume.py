@@ -296,6 +296,7 @@ def test_results_repeat_bit_for_bit(backend: str, device: torch.device) -> None:
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
 
 
+@pytest.mark.parametrize("backend", ["cpu", "triton"], indirect=True)
 def test_nothing_is_written_outside_the_results(
     backend: str, device: torch.device, guarded: Callable[[], None]
 ) -> None:

@@ -326,6 +326,7 @@ def test_results_repeat_bit_for_bit(backend: str, device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("top_k", [1, 2])
+@pytest.mark.parametrize("backend", ["cpu", "triton"], indirect=True)
 def test_nothing_is_written_outside_the_results(
     top_k: int, backend: str, device: torch.device, guarded: Callable[[], None]
 ) -> None:
