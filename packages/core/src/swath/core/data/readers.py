@@ -162,7 +162,7 @@ class LabelReader:
             DataError: If a value isn't in the protocol: which, how often, and where first.
         """
         index: NDArray[Any]
-        if stored.dtype == np.uint8 and stored.ndim == 2:  # the usual case, 30 times faster
+        if stored.dtype == np.uint8 and stored.ndim == 2:  # the usual case, by table
             unlisted = np.asarray(cv2.LUT(stored, self._unlisted))
             if unlisted.any():
                 raise DataError(f"{where}: {self._complaint(stored, unlisted > 0)}")
