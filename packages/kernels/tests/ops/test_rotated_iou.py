@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import shapely
 import torch
+import triton
+import triton.language as tl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -17,7 +19,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from swath.kernels import boxes_to_quads, rotated_iou
 from swath.kernels.ops.rotated_iou import intersection, reference
+from swath.kernels.ops.rotated_iou import triton as kernels
 
+TRITON_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PAIR_OP = torch.ops.swath.rotated_iou
 AREA_OP = torch.ops.swath.rotated_intersection
 TOLERANCE = {"wrap_180": 5e-6, "wrap_2pi": 2e-5}  # float32 can't hold the difference of angles
@@ -278,12 +282,9 @@ def test_takes_boxes_that_are_not_contiguous(backend, device) -> None:
 
 
 def test_triton_writes_only_its_own_output() -> None:
-    from swath.kernels.ops.rotated_iou import triton as kernels
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     rows, columns = 3, 37
-    boxes1, boxes2 = (random_boxes(n).to(device) for n in (rows, columns))
-    guarded = torch.full((64 + rows * columns + 64,), -7.0, device=device)
+    boxes1, boxes2 = (random_boxes(n).to(TRITON_DEVICE) for n in (rows, columns))
+    guarded = torch.full((64 + rows * columns + 64,), -7.0, device=TRITON_DEVICE)
     tables = kernels.table(boxes1), kernels.table(boxes2)
     kernels._pair_kernel[(2,)](
         *tables, guarded[64:], rows, columns, IOF=False, ROWS=8, COLUMNS=32, num_warps=2
@@ -300,24 +301,25 @@ def test_triton_writes_only_its_own_output() -> None:
     ("rows", "columns", "expected"), [(1, 1, (8, 32, 2)), (512, 512, (16, 64, 8))]
 )
 def test_tile_has_four_pairs_per_thread(rows, columns, expected) -> None:
-    from swath.kernels.ops.rotated_iou import triton as kernels
-
     tile = kernels.pair_tile(rows, columns)
     assert tile == expected
     assert tile[0] * tile[1] == 4 * 32 * tile[2]
 
 
-def test_more_than_2_to_the_31_outputs_have_a_shape_and_enough_programs() -> None:
-    from swath.kernels.ops.rotated_iou import triton as kernels
+@triton.jit
+def _store_offset(out, row, column, columns):
+    tl.store(out, kernels.offset(row, column, columns))
 
+
+def test_more_than_2_to_the_31_outputs_have_a_shape_programs_and_places() -> None:
     with FakeTensorMode():
         boxes = torch.empty(50_000, 5)
         assert PAIR_OP(boxes, boxes, "iou", 0.0).shape == (50_000, 50_000)
     rows, columns, _ = kernels.pair_tile(50_000, 50_000)
     assert math.ceil(50_000 / rows) * math.ceil(50_000 / columns) < 2**31
-    # offsets of the output are 64-bit: the same expression as in the kernel
-    source = Path(kernels.__file__).read_text()
-    assert "out + row.to(tl.int64) * m + column" in source
+    place = torch.zeros(1, dtype=torch.int64, device=TRITON_DEVICE)
+    _store_offset[(1,)](place, 49_999, 7, 50_000)
+    assert place.item() == 49_999 * 50_000 + 7
 
 
 def test_pairwise_is_computed_in_pieces(monkeypatch) -> None:
@@ -345,9 +347,8 @@ def test_gradients_match_finite_differences(monkeypatch) -> None:
 
 
 def test_triton_gradient_equals_the_cpu_one(monkeypatch) -> None:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     grads = []
-    for backend, place in (("cpu", "cpu"), ("triton", device)):
+    for backend, place in (("cpu", "cpu"), ("triton", TRITON_DEVICE)):
         monkeypatch.setenv("SWATH_KERNELS", backend)
         pair = [random_boxes(150, seed).to(place).requires_grad_() for seed in (14, 15)]
         area = rotated_iou(*pair, aligned=True)

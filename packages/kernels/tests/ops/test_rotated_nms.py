@@ -9,8 +9,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from swath.kernels import rotated_iou, rotated_nms
+from swath.kernels.ops.rotated_nms import triton as kernels
 
 OP = torch.ops.swath.rotated_nms
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch) -> None:
+    """Triton's interpreter takes as long for a large block as for a small one."""
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(kernels, "ROWS", 64)
 
 
 def crowd(count: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
@@ -171,7 +179,6 @@ def test_half_precision_and_strided_boxes(backend, device) -> None:
 
 def test_triton_writes_only_its_own_output() -> None:
     from swath.kernels.ops.rotated_iou.triton import table
-    from swath.kernels.ops.rotated_nms import triton as kernels
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     boxes, _ = crowd(70)

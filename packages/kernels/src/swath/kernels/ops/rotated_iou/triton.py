@@ -160,7 +160,7 @@ def _pair_kernel(
     row = (pid // tiles) * ROWS + tl.arange(0, ROWS)[:, None]
     column = (pid % tiles) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     live = (row < n) & (column < m)
-    target = out + row.to(tl.int64) * m + column
+    target = out + offset(row, column, m)
     meet = near(circle(a, row, n), circle(b, column, m)) & live
     if tl.max(tl.max(meet.to(tl.int32), 1), 0) == 0:
         tl.store(target, tl.zeros((ROWS, COLUMNS), tl.float32), live)
@@ -172,6 +172,12 @@ def _pair_kernel(
         else:
             result = tl.div_rn(area, union(area, box1, box2))
         tl.store(target, tl.where(meet & (result > 0), result, 0.0), live)
+
+
+@triton.jit
+def offset(row, column, columns):
+    """Place in a matrix that may have more than 2^31 entries."""
+    return tl.cast(row, tl.int64) * columns + column
 
 
 @triton.jit
@@ -236,6 +242,12 @@ def box(a, index, n):
         _entry(a, 7, index, n, 1.0),
         _entry(a, 8, index, n, 0.0),
     )  # fmt: skip
+
+
+@triton.jit
+def area_of(a, index, n):
+    """Areas of boxes of table ``a``."""
+    return _entry(a, 5, index, n, 1.0)
 
 
 @triton.jit

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from swath.kernels.aot import AotCase
-from swath.kernels.ops.rotated_iou.triton import box, circle, near, overlap, table, union
+from swath.kernels.ops.rotated_iou.triton import area_of, box, circle, near, overlap, table, union
 
 TILE = tl.constexpr(64)  # bits of a word
 ROWS = 8  # of a tile at a time: 4 pairs per thread
@@ -69,14 +69,14 @@ def _mask_kernel(a, labels, words, n, threshold, ROWS: tl.constexpr):
             later = (row < column) & (column < n)
             rivals = later & (tl.load(labels + row, row < n, 0) == column_label)
             # the overlap is at most the smaller area, the union at least the larger
-            area1, area2 = box(a, row, n)[5], box(a, column, n)[5]
+            area1, area2 = area_of(a, row, n), area_of(a, column, n)
             similar = tl.minimum(area1, area2) > threshold * tl.maximum(area1, area2)
             meet = near(circle(a, row, n), circle(a, column, n)) & rivals & similar
             word = tl.zeros((ROWS,), tl.int64)
             if tl.max(tl.max(meet.to(tl.int32), 1), 0) > 0:
                 box1, box2 = box(a, row, n), box(a, column, n)
-                area = overlap(box1, box2)
-                meet &= tl.div_rn(area, union(area, box1, box2)) > threshold
+                common = overlap(box1, box2)
+                meet &= tl.div_rn(common, union(common, box1, box2)) > threshold
                 word = tl.sum(meet.to(tl.int64) << lane[None, :].to(tl.int64), 1)
             tl.store(target + line, word, line < n)
 
