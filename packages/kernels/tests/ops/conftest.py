@@ -17,7 +17,13 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Surround all that ``Tensor.new_empty`` gives with canaries; calling this looks at them."""
     buffers: list[tuple[Tensor, int]] = []
 
-    def new_empty(self: Tensor, *size: Any, dtype: torch.dtype | None = None) -> Tensor:
+    plain = Tensor.new_empty
+
+    def new_empty(
+        self: Tensor, *size: Any, dtype: torch.dtype | None = None, **others: Any
+    ) -> Tensor:
+        if others:  # the interpreter's own
+            return plain(self, *size, dtype=dtype, **others)
         shape = size[0] if len(size) == 1 and not isinstance(size[0], int) else size
         count = math.prod(shape)
         buffer = torch.full(
