@@ -1,17 +1,21 @@
 """Deformable attention: recorded results, gradients, samples that touch nothing, bad input."""
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import triton
+import triton.language as tl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from swath.kernels import ms_deform_attn, ms_deform_attn_from_logits
+from swath.kernels.ops.ms_deform_attn.triton import _program
 
 INPUTS = ("value", "sampling_locations", "attention_weights")
 LEVELS = ((3, 4), (2, 2))
@@ -264,42 +268,31 @@ def test_layouts_and_types_of_the_levels_do_not_matter(backend: str, device: tor
     torch.testing.assert_close(other, expected, rtol=0, atol=0)
 
 
-def test_triton_writes_nothing_beside_its_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_triton_writes_nothing_beside_its_outputs(
+    monkeypatch: pytest.MonkeyPatch, guarded: Callable[[], None]
+) -> None:
     monkeypatch.setenv("SWATH_KERNELS", "triton")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    value, locations, weights = (t.detach() for t in inputs(device, queries=3))
-    guarded = []
-    allocate = Tensor.new_empty
-
-    def new_empty(self: Tensor, *shape: Any, **options: Any) -> Tensor:
-        size = torch.Size(shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
-        buffer = allocate(self, size.numel() + 64, **options).fill_(77)
-        guarded.append(buffer)
-        return buffer[32:-32].view(size)
-
-    monkeypatch.setattr(Tensor, "new_empty", new_empty)
-    monkeypatch.setattr(Tensor, "new_zeros", lambda *a, **k: new_empty(*a, **k).zero_())
-    module = importlib.import_module("swath.kernels.ops.ms_deform_attn.triton")
-    shapes, starts = torch.tensor(LEVELS, device=device), torch.tensor([0, 12], device=device)
-    out = module.forward(value, shapes, starts, locations, weights)
-    module.backward(out, value, shapes, starts, locations, weights)
-    assert len(guarded) == 4
-    for buffer in guarded:
-        assert (buffer[:32] == 77).all()
-        assert (buffer[-32:] == 77).all()
+    given = inputs(device, queries=3)
+    points = torch.rand(2, 3, 2, 4, device=device, requires_grad=True)
+    monkeypatch.setattr(Tensor, "new_zeros", lambda *a, **k: Tensor.new_empty(*a, **k).zero_())
+    out = ms_deform_attn(given[0], LEVELS, None, *given[1:])
+    out = out + ms_deform_attn_from_logits(given[0], LEVELS, None, points, *given[1:])
+    out.sum().backward()
+    guarded()
 
 
-def test_triton_reads_beyond_two_to_the_31_elements(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SWATH_KERNELS", "triton")
+@triton.jit
+def offset_of_image(out, queries, heads, stride, block: tl.constexpr):
+    image, _, _, _ = _program(queries, heads, block)
+    tl.store(out + tl.program_id(0), image * stride)
+
+
+def test_offsets_of_images_pass_two_to_the_31() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    stride = 2**31 + 8  # pages that nobody touches take no memory
-    storage = torch.empty(stride + 8, dtype=torch.float16, device=device)
-    value = storage.as_strided((2, 1, 1, 8), (stride, 8, 8, 1))
-    value[0], value[1] = 1, 2
-    locations = torch.full((2, 1, 1, 1, 1, 2), 0.5, device=device)
-    weights = torch.ones(2, 1, 1, 1, 1, device=device)
-    out = ms_deform_attn(value, [(1, 1)], None, locations, weights)
-    assert out.flatten().tolist() == [1.0] * 8 + [2.0] * 8
+    out = torch.zeros(3, dtype=torch.int64, device=device)
+    offset_of_image[(3,)](out, 2, 1, 2**31 - 1, block=2)
+    assert out.tolist() == [0, 2**31 - 1, 2**32 - 2]
 
 
 def test_deterministic_mode_gives_the_same_gradients(backend: str, device: torch.device) -> None:

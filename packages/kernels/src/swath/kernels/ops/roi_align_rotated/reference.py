@@ -121,7 +121,8 @@ def forward(
                 0, taps.bins, taps.weights[:, corner, None] * pixels[taps.rows[:, corner]]
             )
         out[chosen] = part.view(-1, grid.bins, channels)
-    return out.transpose(1, 2).reshape(len(rois), channels, grid.height, grid.width).to(dtype)
+    out = out.transpose(1, 2).to(dtype).contiguous()
+    return out.view(len(rois), channels, grid.height, grid.width)
 
 
 def backward(

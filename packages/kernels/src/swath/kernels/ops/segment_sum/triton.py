@@ -22,7 +22,7 @@ def segment_sum(
     """``out[target_rows[i]] += weights[i] * source[source_rows[i]]`` for all i, repeatably.
 
     Args:
-        source: ``(N, D)``, contiguous.
+        source: ``(N, D)``.
         source_rows: ``(E,)`` int64, in [0, N).
         weights: ``(E,)`` float32.
         target_rows: ``(E,)`` int64; a contribution to a row outside of [0, targets) is dropped.
@@ -40,7 +40,15 @@ def segment_sum(
     block = min(CHANNELS, triton.next_power_of_2(channels))
     grid = (targets * triton.cdiv(channels, block),)
     _segment_sum[grid](
-        source, source_rows, weights, order, bounds, out, channels, BLOCK_D=block, STEP=STEP
+        source.contiguous(),
+        source_rows,
+        weights,
+        order,
+        bounds,
+        out,
+        channels,
+        BLOCK_D=block,
+        STEP=STEP,
     )
     return out
 
