@@ -283,7 +283,7 @@ def _prepare(cache: str) -> None:
 
 def _cases(module: str) -> dict[str, AotCase]:
     # what only serves other operators is in their cases
-    cases = getattr(importlib.import_module(module), "aot_cases", list)()
+    cases: list[AotCase] = getattr(importlib.import_module(module), "aot_cases", list)()
     by_name = {case.name: case for case in cases}
     if len(by_name) < len(cases):
         raise ValueError(f"aot_cases() of {module} gives a name twice: {[c.name for c in cases]}")
