@@ -14,9 +14,11 @@ variable ``SWATH_KERNELS`` forces one of the three, read at every call; a forced
 falls back, it raises.
 """
 
+import functools
 import importlib
 import importlib.util
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -53,12 +55,24 @@ def implementation(op: str, name: str, device: torch.device, dtype: torch.dtype)
         BackendError: As for `choose`.
     """
     module = importlib.import_module(f"swath.kernels.ops.{op}.{choose(device, dtype)}")
-    return getattr(module, name)
+    function = getattr(module, name)
+    return _on(device, function) if device.type == "cuda" else function
 
 
 def interpreting() -> bool:
     """Whether Triton kernels run in its interpreter; decided before triton is first imported."""
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+def _on(device: torch.device, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Launch on the tensors' GPU, which needn't be the current one."""
+
+    @functools.wraps(function)
+    def guarded(*arguments: Any, **options: Any) -> Any:
+        with torch.cuda.device(device):
+            return function(*arguments, **options)
+
+    return guarded
 
 
 def _default(device: torch.device, dtype: torch.dtype) -> str:
