@@ -61,14 +61,14 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Mypy, strict, on everything that ships."""
-    sync(session, "--all-packages", "--all-extras", "--group", "lint")
+    sync(session, "--all-packages", "--group", "lint")
     session.run("mypy")
 
 
 @nox.session
 def suite(session: nox.Session) -> None:
     """All tests, with everything installed together."""
-    sync(session, "--all-packages", "--all-extras", "--group", "test", "--group", "docs")
+    sync(session, "--all-packages", "--group", "test", "--group", "docs")
     pytest(session, "-n", "2", "--dist", "worksteal")
 
 
@@ -83,7 +83,7 @@ def tests(session: nox.Session, package: str) -> None:
 @nox.session(python=PYTHONS)
 def pythons(session: nox.Session) -> None:
     """The suite on every supported Python."""
-    sync(session, "--all-packages", "--all-extras", "--group", "test", "--group", "docs")
+    sync(session, "--all-packages", "--group", "test", "--group", "docs")
     pytest(session, "-n", "2", "-m", "not slow")
 
 
@@ -136,14 +136,14 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def demo(session: nox.Session) -> None:
     """The README's first command, as a new user runs it."""
-    sync(session, "--all-packages", "--all-extras")
+    sync(session, "--all-packages")
     session.run("swath", "demo", "--overwrite", *session.posargs)
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
     """Every benchmark; each writes its figures to benchmarks/results."""
-    sync(session, "--all-packages", "--all-extras", "--group", "test")
+    sync(session, "--all-packages", "--group", "test")
     for script in sorted(Path("benchmarks").glob("*.py")):
         if script.stem not in {"common", "kampala_folds"}:  # the latter needs a data folder
             session.run("python", str(script))
@@ -174,7 +174,7 @@ def release(session: nox.Session, package: str) -> None:
     changelog = Path(f"packages/{package}/CHANGELOG.md").read_text()
     if f"## [{version}]" not in changelog:
         session.error(f"packages/{package}/CHANGELOG.md has no section '## [{version}]'")
-    sync(session, "--all-packages", "--all-extras", "--group", "test")
+    sync(session, "--all-packages", "--group", "test")
     pytest(session, "tests/test_api_surface.py", "tests/test_workspace.py")
     wheels(session)
     session.run("git", "tag", f"swath-{package}-v{version}", external=True)
