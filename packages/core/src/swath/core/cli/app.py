@@ -18,7 +18,7 @@ VERBS = {
     "protocols.",
     "configs": "List the runnable experiments, or show one: what it is, how to run it, what to "
     "expect.",
-    "data": "Check, look at and unpack data sets.",
+    "data": "Check, look at, prepare and unpack data sets.",
     "train": "Train a model as a config says.",
     "test": "Judge a checkpoint on a config's test set; write metrics.json and a report.",
     "predict": "Run a model over rasters of any size; the result lies exactly on the image.",
