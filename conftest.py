@@ -4,6 +4,10 @@ import os
 
 import pytest
 import torch
+from hypothesis import settings
+
+settings.register_profile("swath", derandomize=True)  # the same examples every time
+settings.load_profile("swath")
 
 if not torch.cuda.is_available():
     # Triton reads this when it is first imported, which any test module may cause
