@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from swath.core.config import TrainConfig
 from swath.core.engine import train
@@ -13,8 +14,6 @@ Toy = Callable[..., TrainConfig]
 
 
 def test_tensorboard_gets_the_figures_of_the_log_at_their_steps(toy: Toy, tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     train(toy(iterations=4), tmp_path / "run", trackers=["tensorboard"], progress=False)
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from swath.core.errors import ConfigError, TrainingError
 
@@ -64,7 +65,11 @@ def launched() -> World:
 
 def restarted() -> bool:
     """Whether ``torchrun --max-restarts`` has started this process in place of one that died."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return _restarts() > 0
+
+
+def _restarts() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 @contextmanager
@@ -77,7 +82,10 @@ def process_group(world: World, device: torch.device) -> Iterator[None]:
         torch.cuda.set_device(device)
     # gloo beside nccl: small messages that mustn't wait for the GPU
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=_TIMEOUT)
+    store, rank, size = next(iter(rendezvous("env://", timeout=_TIMEOUT)))
+    # torchrun may keep its store over a restart, with the addresses of processes that are gone
+    life = dist.PrefixStore(f"life {_restarts()}", store)  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=life, rank=rank, world_size=size, timeout=_TIMEOUT)
     try:
         yield
     except RuntimeError as error:
