@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from swath.core.checkpoint import store
 from swath.core.checkpoint.store import describe, file_hash, load_pair, save_model, verify
@@ -39,6 +39,16 @@ def test_a_checkpoint_rebuilds_model_task_and_description(saved: Path) -> None:
     assert description["card"] == {"data": "none"}
     assert description["training"] == {"step": 3}
     assert describe(saved) == description
+
+
+def test_equal_content_makes_equal_files(tmp_path: Path) -> None:
+    weights = {"größe": torch.arange(3.0)}
+    files = [tmp_path / f"{index}.safetensors" for index in range(8)]
+    for path in files:
+        save_model(path, weights, MODEL, TASK, card={"data": 'a "quoted" \\ path, Größe \n'})
+        verify(path)
+    assert len({path.read_bytes() for path in files}) == 1
+    assert load_file(files[0])["größe"].equal(weights["größe"])
 
 
 def test_half_precision_halves_the_file_and_loads_as_float(saved: Path, tmp_path: Path) -> None:

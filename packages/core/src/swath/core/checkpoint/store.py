@@ -166,11 +166,28 @@ def file_hash(path: str | Path) -> str:
 
 def _seal(path: Path) -> None:
     """Write the file's hash over the zeros that stand in its place."""
+    _sort_metadata(path)
     digest = file_hash(path)
     start, _ = _hash_position(read_header(path))
+    _write_at(path, 8 + start, digest.encode())
+
+
+def _sort_metadata(path: Path) -> None:
+    """Give the metadata's entries a fixed order, so that equal content makes equal files.
+
+    safetensors writes them in the random order of a hash map.
+    """
+    header = read_header(path)
+    content = json.loads(header)
+    content["__metadata__"] = dict(sorted(content["__metadata__"].items()))
+    compact = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
+    _write_at(path, 8, compact.ljust(len(header)))
+
+
+def _write_at(path: Path, position: int, content: bytes) -> None:
     with path.open("r+b") as file:
-        file.seek(8 + start)
-        file.write(digest.encode())
+        file.seek(position)
+        file.write(content)
 
 
 def _chunks_without_hash(path: Path) -> Iterator[bytes]:
