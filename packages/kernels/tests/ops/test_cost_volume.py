@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import triton
+import triton.language as tl
 from safetensors.torch import load_file
 from torch import Tensor
 
 from swath.kernels import cost_volume
 from swath.kernels.backend import interpreting
 from swath.kernels.ops.cost_volume import _cost_volume
+from swath.kernels.ops.cost_volume import triton as kernels
 
 ROTATIONS = (0, 1, 2, 3)
 
@@ -362,6 +365,18 @@ def test_refuses(change: dict[str, Any], error: type[Exception], message: str) -
     arguments = {"feats": make_maps(), "text": make_text(4, 1, 9)} | copy.copy(change)
     with pytest.raises(error, match=message):
         cost_volume(**arguments)
+
+
+@triton.jit
+def _store_row_offset(out, row, templates, stride_t, stride_p):
+    tl.store(out, kernels._row_offset(row, templates, stride_t, stride_p))
+
+
+def test_places_in_a_volume_pass_two_to_the_31() -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    place = torch.zeros(1, dtype=torch.int64, device=device)
+    _store_row_offset[(1,)](place, 7, 2, 2**31 - 1, 2**30)
+    assert place.item() == 3 * (2**31 - 1) + 2**30
 
 
 def test_bundled_copy_is_readable(parity: Any) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from swath.kernels import task_ffn
@@ -307,3 +309,17 @@ def test_refuses(name: str, value: Any, error: type[Exception], message: str) ->
     layer = dict(zip(INPUTS, make_layer(3, 5), strict=True))
     with pytest.raises(error, match=message):
         task_ffn(**layer | {"task_ids": ids_of(0, 1, 2)} | {name: value})
+
+
+@triton.jit
+def _store_slots(out, order, offsets, experts: tl.constexpr, span, block: tl.constexpr):
+    _, slot, _ = grouped._rows_of(0, order, offsets, 1, span, 0, experts, block)
+    tl.store(out + tl.arange(0, block), slot * 3)
+
+
+def test_places_of_rows_pass_two_to_the_31() -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    out, order = torch.zeros(4, dtype=torch.int64, device=device), torch.tensor([2**29])
+    offsets = torch.tensor([0, 4, 1])
+    _store_slots[(1,)](out, order.to(device), offsets.to(device), experts=1, span=4, block=4)
+    assert out.tolist() == [3 * (2**31 + row) for row in range(4)]
