@@ -91,7 +91,8 @@ def pythons(session: nox.Session) -> None:
 @nox.parametrize("package", PACKAGES, ids=PACKAGES)
 def lowest(session: nox.Session, package: str) -> None:
     """One package on the lowest versions it allows."""
-    members = [f"./packages/{name}" for name in PACKAGES if name in {"kernels", package}]
+    below = ["kernels"] if package in {"kernels", "core"} else ["kernels", "core"]
+    members = [f"./packages/{name}" for name in sorted({*below, package})]
     groups = nox.project.load_toml(f"packages/{package}/pyproject.toml")["dependency-groups"]
     session.run_install(
         "uv", "pip", "install", "--no-config", "--resolution", "lowest-direct",

@@ -1,0 +1,1 @@
+"""Runnable experiments of S4P pre-training, listed by ``swath configs``."""

@@ -1,0 +1,14 @@
+"""What must work with the swath-pretrain wheel and its dependencies alone."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import swath.pretrain
+
+assert importlib.util.find_spec("swath.moe") is None, "another paradigm came along"
+swath_command = Path(sys.executable).with_name("swath")
+for arguments in (["--help"], ["configs"]):
+    subprocess.run([str(swath_command), *arguments], check=True, stdout=subprocess.DEVNULL)
+print("swath.pretrain works from its wheel")
