@@ -1,13 +1,19 @@
 """`swath data` and `swath datasets` as typed: what they print, write and exit with."""
 
 import json
+import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from swath.core.cli import data
+from swath.core.data.prepare import RECIPES
+from swath.core.plugins import Plugin
 
 Swath = Callable[..., tuple[int, str, str]]
 
@@ -109,6 +115,44 @@ def test_datasets_lists_all_and_explains_one(swath: Swath) -> None:
     code, out, _ = swath("datasets", "--json")
     assert code == 0
     assert json.loads(out)["loveda"]["task"] == "segmentation"
+
+
+def gather(source: Path, count: int = 1) -> None:
+    """Gather things."""
+    print(f"{count} of {source}")
+
+
+@pytest.fixture
+def preparers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    references = (f"{__name__}:gather", "no.such.module:broken")
+    declared = Plugin("test", data=SimpleNamespace(preparers=references))
+    monkeypatch.setattr(data, "plugins", lambda: (declared,))
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[gather.__module__])
+    data._preparers.cache_clear()
+    yield
+    data._preparers.cache_clear()
+
+
+@pytest.mark.usefixtures("preparers")
+@pytest.mark.filterwarnings("ignore:plugin 'test'")
+def test_a_plugin_prepares_data_of_its_own(swath: Swath) -> None:
+    code, out, _ = swath("data", "prepare", "gather", "here", "--count", 3)
+    assert (code, out.strip()) == (0, "3 of here")
+    code, out, _ = swath("data", "prepare", "--help")
+    assert code == 0
+    assert "Gather things." in out
+    assert "potsdam" in out
+
+
+@pytest.mark.usefixtures("preparers")
+def test_a_preparer_that_cannot_be_imported_is_reported_and_the_others_work(swath: Swath) -> None:
+    with pytest.warns(UserWarning, match=r"plugin 'test': 'no.such.module:broken' can't be used"):
+        code, _, _ = swath("data", "prepare", "gather", "here")
+    assert code == 0
+
+
+def test_core_offers_every_recipe_by_name() -> None:
+    assert set(data._CUT) == set(RECIPES)
 
 
 def test_prepare_says_what_it_wrote_and_then_that_nothing_is_left(

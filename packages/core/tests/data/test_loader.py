@@ -84,6 +84,23 @@ def test_ranks_share_each_epoch_and_resume_where_they_were(world_size: int) -> N
         assert list(islice(late, rounds - 11)) == ranks[r][11:]
 
 
+class Backwards(Numbered):
+    """A set that wants to be read from its end, an epoch further on each time."""
+
+    def epoch_order(self, seed: int, epoch: int) -> Any:
+        return np.roll(np.arange(len(self))[::-1], seed + epoch)
+
+
+def test_a_set_may_say_in_which_order_it_is_shuffled() -> None:
+    def ids(start: int) -> list[int]:
+        settings = {"transform": None, "shuffle": True, "seed": 0, "start": start}
+        batches = islice(loader(Backwards(), **settings), 5)
+        return [int(name) for batch in batches for name in batch["ids"]]
+
+    assert ids(0) == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 0, 9, 8, 7, 6, 5, 4, 3, 2, 1]
+    assert ids(5)[:10] == ids(0)[5:15]
+
+
 def test_a_sample_depends_on_seed_epoch_and_index_alone() -> None:
     dataset, transform = Numbered(), strong_augment(24)
     first = Augmented(dataset, transform, seed=1)

@@ -1,15 +1,19 @@
 """``swath data check | preview | prepare | unpack``: look after copies of data sets."""
 
 import json
+import warnings
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperGroup
 
 from swath.core.cli.app import app
 from swath.core.errors import DataError
+from swath.core.plugins import plugins, resolve
 
 if TYPE_CHECKING:
     from swath.core.data.check import Report
@@ -17,6 +21,50 @@ if TYPE_CHECKING:
 
 data_app = typer.Typer(no_args_is_help=True, help="Check, look at, prepare and unpack data sets.")
 app.add_typer(data_app, name="data")
+
+_CUT = ("potsdam", "vaihingen", "isaid", "dota")
+
+
+class Preparers(TyperGroup):
+    """`swath data prepare`: the sets that core cuts into tiles, and what plugins prepare.
+
+    A plugin's ``preparers`` are ``"module:function"`` strings; the function is a typer command of
+    that name.
+    """
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Core's names, then the plugins'."""
+        return [*self.commands, *_preparers()]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A command by its name; of a name that nobody prepares, the one that says why."""
+        known = {**self.commands, **_preparers()}
+        return known.get(cmd_name, self.commands[_CUT[0]])
+
+
+@cache
+def _preparers() -> dict[str, Any]:
+    """The plugins' commands by name; one that can't be imported is reported and left out."""
+    commands = {}
+    for plugin in plugins():
+        for reference in plugin.get("preparers"):
+            try:
+                alone = typer.Typer(rich_markup_mode="markdown", add_completion=False)
+                alone.command()(resolve(reference))
+                commands[reference.rpartition(":")[2]] = typer.main.get_command(alone)
+            except Exception as error:  # foreign code: reported by name, never fatal
+                warnings.warn(
+                    f"plugin '{plugin.name}': '{reference}' can't be used: {error}", stacklevel=2
+                )
+    return commands
+
+
+prepare_app = typer.Typer(
+    cls=Preparers,
+    no_args_is_help=True,
+    help="Turn scenes into what training reads: tiles as papers cut them, or shards.",
+)
+data_app.add_typer(prepare_app, name="prepare")
 
 _Name = Annotated[
     str, typer.Argument(help="A data set's name (`swath datasets`), or a folder of your own.")
@@ -123,9 +171,8 @@ def preview(
     typer.echo(f"{out}: {min(count, len(dataset))} of {len(dataset)} samples")
 
 
-@data_app.command("prepare")
 def prepare(
-    name: Annotated[str, typer.Argument(help="potsdam, vaihingen, isaid or dota.")],
+    ctx: typer.Context,
     root: Annotated[Path, typer.Argument(help="The copy as its authors distribute it, unpacked.")],
     out: Annotated[Path, typer.Argument(help="The folder to write the tiles to.")],
     size: Annotated[
@@ -140,7 +187,7 @@ def prepare(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Cut the scenes of a known data set into the tiles that papers train on.
+    """Cut the scenes into the tiles that papers train on.
 
     Interrupted, it goes on where it stopped; run again, it skips what is finished. The tiles are a
     copy that `swath data check NAME OUT` and a config read.
@@ -155,7 +202,7 @@ def prepare(
     from swath.core.data.prepare import prepare as cut
 
     done = cut(
-        name,
+        str(ctx.info_name),
         root,
         out,
         size=size,
@@ -169,6 +216,10 @@ def prepare(
     else:
         before = f", {done.skipped} of them before" if done.skipped else ""
         typer.echo(f"{out}: {done.tiles:,} tiles of {done.scenes:,} scenes{before}")
+
+
+for _name in _CUT:
+    prepare_app.command(_name)(prepare)
 
 
 @data_app.command("unpack")

@@ -282,6 +282,8 @@ class First:
         count: How many at most.
     """
 
+    epoch_order = None  # the whole set's would name samples that aren't here
+
     def __init__(self, dataset: Any, count: int) -> None:
         self.dataset, self.count = dataset, count
 

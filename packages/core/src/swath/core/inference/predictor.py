@@ -130,7 +130,7 @@ class Predictor:
             DataError: If bands or number type aren't what the model takes.
             ConfigError: If an argument doesn't make sense.
         """
-        task = self._adapted_task(scale, classes)
+        task = self.adapted_task(scale, classes)
         target = Path(out) if out is not None else None
         streamed = None
         if target is not None:
@@ -185,7 +185,19 @@ class Predictor:
             for tile, valid in item.tiles
         ]
 
-    def _adapted_task(self, scale: float | str | None, classes: Sequence[str] | None) -> Task:
+    def adapted_task(
+        self, scale: float | str | None = None, classes: Sequence[str] | None = None
+    ) -> Task:
+        """The task with another scaling of the numbers, or another vocabulary.
+
+        Args:
+            scale: See `predict`.
+            classes: Vocabulary, for models that take one.
+
+        Raises:
+            ConfigError: If the model knows fixed classes only.
+            DataError: If the scale can't be read.
+        """
         task = self.task
         if scale is not None:
             task = copy.copy(task)
