@@ -7,6 +7,8 @@ from PIL import Image
 
 from swath.core.data.readers import (
     LabelReader,
+    decode_image,
+    decode_labels,
     find_images,
     image_size,
     read_array,
@@ -235,3 +237,21 @@ def test_variables_in_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_root("$SWATH_DATA/x") == Path("/data/x")
     with pytest.raises(DataError, match="set that environment variable"):
         resolve_root("$NOT_SET_ANYWHERE/x")
+
+
+def test_images_inside_other_files_are_read_alike(tmp_path: Path) -> None:
+    alpha = np.full((6, 5, 1), 255, np.uint8)
+    alpha[2, 3] = 0
+    Image.fromarray(np.concatenate([RGB, alpha], axis=-1)).save(tmp_path / "a.png")
+    Image.fromarray(RGB[..., 0] % 3).save(tmp_path / "m.png")
+    content = {name: (tmp_path / name).read_bytes() for name in ("a.png", "m.png")}
+    array, valid = decode_image(content["a.png"], "shard/a")
+    expected, expected_valid = read_array(tmp_path / "a.png")
+    np.testing.assert_array_equal(array, expected)
+    np.testing.assert_array_equal(valid, expected_valid)
+    labels = decode_labels(content["m.png"], "shard/m")
+    np.testing.assert_array_equal(labels, read_labels(tmp_path / "m.png"))
+    with pytest.raises(DataError, match=r"shard/a: damaged or truncated"):
+        decode_image(content["a.png"][:-30], "shard/a")
+    with pytest.raises(DataError, match=r"shard/a: not an image"):
+        decode_image(b"text", "shard/a")

@@ -8,6 +8,7 @@ import os
 import struct
 import warnings
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +48,28 @@ def read_array(path: str | Path) -> tuple[Array, Valid | None]:
             Pillow's limit.
     """
     file = _existing(path)
-    array: Array
-    valid: Valid | None
     if _needs_rasterio(file):
-        array, valid = _raster(file, expand_palette=True)
-    else:
-        array, valid = _pillow(file, _image_bands)
+        return _narrowed(file, *_raster(file, expand_palette=True))
+    return _narrowed(file, *_pillow(file, _image_bands))
+
+
+def decode_image(content: bytes, name: str) -> tuple[Array, Valid | None]:
+    """As `read_array`, for an image inside another file.
+
+    Args:
+        content: A file that Pillow can open.
+        name: What messages call it.
+
+    Returns:
+        As `read_array`.
+
+    Raises:
+        DataError: As `read_array`.
+    """
+    return _narrowed(name, *_pillow(name, _image_bands, BytesIO(content)))
+
+
+def _narrowed(file: str | Path, array: Array, valid: Valid | None) -> tuple[Array, Valid | None]:
     name = str(array.dtype)
     if name in _NARROWED:
         array = array.astype(_NARROWED[name])
@@ -81,6 +98,29 @@ def read_labels(path: str | Path, *, coloured: bool = False) -> Array:
         array, _ = _raster(file, expand_palette=coloured)
     else:
         array, _ = _pillow(file, _colour_bands if coloured else _index_bands)
+    return _as_labels(file, array, coloured)
+
+
+def decode_labels(content: bytes, name: str, *, coloured: bool = False) -> Array:
+    """As `read_labels`, for a label raster inside another file.
+
+    Args:
+        content: A file that Pillow can open.
+        name: What messages call it.
+        coloured: As for `read_labels`.
+
+    Returns:
+        As `read_labels`.
+
+    Raises:
+        DataError: As `read_labels`.
+    """
+    bands = _colour_bands if coloured else _index_bands
+    array, _ = _pillow(name, bands, BytesIO(content))
+    return _as_labels(name, array, coloured)
+
+
+def _as_labels(file: str | Path, array: Array, coloured: bool) -> Array:
     if coloured:
         if len(array) not in (3, 4):
             raise DataError(
@@ -261,12 +301,14 @@ def _needs_rasterio(path: Path) -> bool:
 
 
 def _pillow(
-    path: Path, bands: Callable[[Image.Image], tuple[Array, Valid | None]]
+    path: str | Path,
+    bands: Callable[[Image.Image], tuple[Array, Valid | None]],
+    content: BytesIO | None = None,
 ) -> tuple[Array, Valid | None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(content or path) as image:
                 return bands(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise RasterError(
