@@ -52,6 +52,11 @@ def test_invalid_pixels_are_ignored_and_carry_no_number() -> None:
     assert (batch["mask"][0, 1:] != 255).all()
 
 
+def test_a_mean_without_an_unknown_class_is_refused() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'ship'"):
+        SegmentationTask(["sea", "ship"], mean_without=["shop"])
+
+
 def test_samples_without_masks_collate_for_prediction() -> None:
     assert "mask" not in SegmentationTask("abc").collate([Sample(sample(4, 4).image)])
 

@@ -143,6 +143,23 @@ def test_the_log_has_every_figure(toy: Toy, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "validation.json").read_text())["mIoU"] == pytest.approx(best)
 
 
+class Counting(SegmentationTask):
+    """Logs a figure with its losses."""
+
+    def losses(self, model: torch.nn.Module, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        return super().losses(model, batch) | {"pixels": torch.tensor(float(batch["mask"].numel()))}
+
+
+def test_a_scalar_without_gradient_is_logged_and_not_minimised(toy: Toy, tmp_path: Path) -> None:
+    plain = train(toy(), tmp_path / "plain", progress=False)
+    task = Spec(Counting, classes=["ground", "square"])
+    counting = train(toy(task=task), tmp_path / "counting", progress=False)
+    weights = [load_file(run.last_checkpoint) for run in (plain, counting)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    for one, other in zip(log(tmp_path / "plain"), log(tmp_path / "counting"), strict=True):
+        assert other == one | ({"pixels": 4.0 * 16 * 16} if "loss" in one else {})
+
+
 def test_accumulated_batches_are_one_large_batch(toy: Toy, tmp_path: Path, pixelwise: Any) -> None:
     small = {"model": Spec(pixelwise), "val": None, "augment": None}
     train(toy(batch_size=6, **small), tmp_path / "large", progress=False)

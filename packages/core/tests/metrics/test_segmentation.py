@@ -61,6 +61,18 @@ def test_agrees_with_torchmetrics_when_classes_are_absent() -> None:
     assert c.iou()[3:].isnan().all()
 
 
+def test_means_can_leave_classes_out() -> None:
+    prediction, target = labels(5, 3, 2, 40, 31)
+    whole = SegmentationMetrics(["background", "ship", "plane"])
+    objects = SegmentationMetrics(["background", "ship", "plane"], mean_without=["background"])
+    for figures in (whole, objects):
+        figures.update(list(prediction), {"mask": target})
+    rows = whole.compute()["per_class"]
+    for got in (objects.compute(), (objects + objects).compute()):
+        assert got["mIoU"] == pytest.approx((rows["ship"]["IoU"] + rows["plane"]["IoU"]) / 2)
+        assert got["OA"] == pytest.approx(whole.compute()["OA"])
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 9), st.integers(1, 30))
 def test_batches_in_any_split_add_up_to_the_whole(seed: int, classes: int, cut: int) -> None:

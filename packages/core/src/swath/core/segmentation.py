@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from swath.core.data.radiometry import Radiometry
-from swath.core.errors import ConfigError, DataError
+from swath.core.errors import ConfigError, DataError, suggest
 from swath.core.inference.protocols import EvaluationMode
 from swath.core.metrics.segmentation import SegmentationMetrics
 from swath.core.palette import default_palette
@@ -35,9 +35,11 @@ class SegmentationTask(Task):
         evaluation: How `predict` runs the model over an image; default: as it is.
         mean_over: See `SegmentationMetrics`.
         count_ignored_as_last_class: See `ConfusionMatrix`.
+        mean_without: See `SegmentationMetrics`.
 
     Raises:
-        ConfigError: If palette or weights don't have one entry per class.
+        ConfigError: If palette or weights don't have one entry per class, or ``mean_without``
+            names a class that doesn't exist.
     """
 
     kind = "segmentation"
@@ -56,6 +58,7 @@ class SegmentationTask(Task):
         evaluation: EvaluationMode | None = None,
         mean_over: str = "present",
         count_ignored_as_last_class: bool = False,
+        mean_without: Sequence[str] = (),
     ) -> None:
         self.classes = tuple(classes)
         for name, values in (("palette", palette), ("class_weights", class_weights)):
@@ -66,6 +69,11 @@ class SegmentationTask(Task):
                 )
         if mean_over not in ("present", "all"):
             raise ConfigError(f"mean_over='{mean_over}' is unknown; use 'present' or 'all'")
+        for name in mean_without:
+            if name not in self.classes:
+                raise ConfigError(
+                    f"mean_without: there is no class '{name}'{suggest(name, self.classes)}"
+                )
         self.radiometry = radiometry if radiometry is not None else Radiometry.rgb8()
         self.ignore_index = ignore_index
         self.palette = tuple(
@@ -76,6 +84,7 @@ class SegmentationTask(Task):
         self.evaluation = evaluation or (EvaluationMode(flip=True) if flip_tta else None)
         self._metric_options: dict[str, Any] = {
             "mean_over": mean_over,
+            "mean_without": mean_without,
             "count_ignored_as_last_class": count_ignored_as_last_class,
         }
 
@@ -131,13 +140,23 @@ class SegmentationTask(Task):
         Raises:
             ConfigError: If the model's output doesn't have one channel per class.
         """
-        logits = model(batch["image"]).float()
+        return self.losses_of(model(batch["image"]).float(), batch["mask"])
+
+    def losses_of(self, logits: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """The same of logits that are there already.
+
+        Args:
+            logits: float32 ``(B, K, H, W)``.
+            mask: int64 ``(B, H, W)``.
+
+        Raises:
+            ConfigError: If the logits don't have one channel per class.
+        """
         if logits.shape[1] != len(self.classes):
             raise ConfigError(
                 f"the model scores {logits.shape[1]} classes, the task has {len(self.classes)}; "
                 "make model.num_classes and task.classes agree"
             )
-        mask = batch["mask"]
         losses = {"ce": cross_entropy(logits, mask, self.ignore_index, self.class_weights)}
         if self.dice_weight:
             losses["dice"] = self.dice_weight * dice_loss(logits, mask, self.ignore_index)

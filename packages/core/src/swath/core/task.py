@@ -53,7 +53,10 @@ class Task(ABC):
 
     @abstractmethod
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Named scalar losses of one training batch; their sum is minimised."""
+        """Named scalar losses of one training batch; their sum is minimised.
+
+        Scalars without gradient may be among them: figures that are logged with the losses.
+        """
 
     @abstractmethod
     def predict(self, model: nn.Module, batch: Batch) -> list[Any]:

@@ -89,11 +89,14 @@ class Trainee(nn.Module):
         means: dict[str, Tensor] = {}
         for number, batch in enumerate(batches, start=1):
             moved = to_device(batch, self.device)
-            moved["image"] = moved["image"].contiguous(memory_format=self.memory_format)
+            for name, value in moved.items():
+                if isinstance(value, Tensor) and value.ndim == 4:
+                    moved[name] = value.contiguous(memory_format=self.memory_format)
             with self._averaging(number == len(batches)):
                 with autocast(self.device, self.precision):
                     losses = self.objective(moved)
-                total = torch.stack([loss.float() for loss in losses.values()]).sum()
+                # what carries no gradient is a figure for the log
+                total = torch.stack([x.float() for x in losses.values() if x.requires_grad]).sum()
                 optim_wrapper.backward(total / len(batches))
             for name, loss in {**losses, "loss": total}.items():
                 means[name] = means.get(name, 0) + loss.detach() / len(batches)

@@ -177,6 +177,7 @@ class SegmentationMetrics:
         mean_over: ``"present"`` averages over the classes for which a figure is defined;
             ``"all"`` over every configured class, an undefined figure counting as 0, as S5's
             evaluation does (there an absent class makes mF1 NaN).
+        mean_without: Names of classes that no mean counts, such as iSAID's background.
         count_ignored_as_last_class: See `ConfusionMatrix`.
     """
 
@@ -186,9 +187,11 @@ class SegmentationMetrics:
         ignore_index: int = 255,
         *,
         mean_over: Literal["present", "all"] = "present",
+        mean_without: Sequence[str] = (),
         count_ignored_as_last_class: bool = False,
     ) -> None:
         self.classes, self.mean_over = tuple(classes), mean_over
+        self.mean_without = tuple(mean_without)
         self.confusion = ConfusionMatrix(
             len(self.classes),
             ignore_index,
@@ -213,7 +216,12 @@ class SegmentationMetrics:
             self.confusion.update(indices, mask[:height, :width].to(indices.device))
 
     def __add__(self, other: Self) -> Self:
-        total = type(self)(self.classes, self.confusion.ignore_index, mean_over=self.mean_over)
+        total = type(self)(
+            self.classes,
+            self.confusion.ignore_index,
+            mean_over=self.mean_over,
+            mean_without=self.mean_without,
+        )
         total.confusion = self.confusion + other.confusion
         return total
 
@@ -240,6 +248,7 @@ class SegmentationMetrics:
         return figures
 
     def _mean(self, values: Tensor) -> float:
+        values = values[torch.tensor([c not in self.mean_without for c in self.classes])]
         mean: Callable[[Tensor], Tensor] = torch.nanmean
         if self.mean_over == "all":
             values, mean = values.nan_to_num(0.0), torch.mean
