@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import swath.pretrain
-
 assert importlib.util.find_spec("swath.moe") is None, "another paradigm came along"
 swath_command = Path(sys.executable).with_name("swath")
 for arguments in (["--help"], ["configs"]):
