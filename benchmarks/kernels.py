@@ -4,8 +4,8 @@ Run:  OMP_NUM_THREADS=1 python benchmarks/kernels.py [--device cuda] [--only rot
 
 On the CPU: one thread, processor time, the best of several interleaved rounds, so that the ratios
 hold on a machine that others use too. ``peak_mb`` is what a call needs beyond its inputs, measured
-in a process of its own that has warmed up with the smoke size. ``reference`` is the back end in
-plain torch, without numba.
+in a process of its own (Linux only) that has warmed up with the smoke size. ``reference`` is the
+back end in plain torch, without numba.
 
 On a GPU: median of many launches with a cold L2 cache, next to the floor that 3.0 TB/s, 790 TFLOP/s
 in bfloat16 and, for boxes, the rate of instructions set (section 13.10 of the specification asks
@@ -15,7 +15,6 @@ for at least 60 % of the memory floor above 20 us, and 65 % of the matrix rate f
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -558,9 +558,15 @@ def print_peak(op: str, title: str, name: str) -> None:
     warm_up(op, device)
     (case,) = (case for case in OPERATORS[op](device, False) if case.name == title)
     way = case.make()[name]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+    before = peak_resident_kb()
     way.call()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print((peak_resident_kb() - before) / 1024)
+
+
+def peak_resident_kb() -> int:
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 
 
 def measured(op: str, case: Case, device: torch.device, smoke: bool) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from swath.kernels import task_ffn
 from swath.kernels.backend import interpreting
 from swath.kernels.ops.grouped import triton as grouped
-from swath.kernels.ops.task_ffn import _task_ffn
+from swath.kernels.ops.task_ffn import _task_ffn, cpu
 
 INPUTS = ("x", "w1", "b1", "w_shared", "b_shared", "w_experts", "b_experts")
 
@@ -146,6 +146,13 @@ def test_equals_one_call_for_each_sample(
     layer = make_layer(3, 17, channels=37, features=45, part=part, device=device)
     out = task_ffn(*layer, ids_of(*ids, device=device))
     assert_close_with_gradients(layer, out, by_hand(*layer, list(ids)))
+
+
+def test_cpu_leaves_long_runs_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWATH_KERNELS", "cpu")
+    layer, ids = make_layer(5, cpu.LONG), [2, 0, 0, 2, 3]
+    assert cpu._runs(torch.tensor(ids), 5 * cpu.LONG)[0] is None
+    assert_close_with_gradients(layer, task_ffn(*layer, ids_of(*ids)), by_hand(*layer, ids))
 
 
 @pytest.mark.usefixtures("small_tiles")

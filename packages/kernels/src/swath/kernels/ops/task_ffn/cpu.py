@@ -1,13 +1,17 @@
-"""S5's feed-forward network on the CPU: torch's matrix products on rows sorted by task.
+"""S5's feed-forward network on the CPU: torch's matrix products over runs of rows of one task.
 
-The shared product runs once over all rows, each task's over its slice; both write into the output.
+The shared product runs once over all rows, each run's over its slice; both write into the output.
+Short runs are first brought together by task.
 """
 
-from itertools import pairwise
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+LONG = 64  # rows from which a product of its own costs less than sorting
+Run = tuple[int, int, int]  # task, first row, row after the last
 
 
 def forward(
@@ -21,14 +25,14 @@ def forward(
     task_ids: Tensor,
     save: bool,
 ) -> tuple[Tensor, Tensor]:
-    """See the reference, but ``pre`` comes sorted by task."""
-    order, slices = _sort_by_task(task_ids, len(w_experts), len(x))
+    """See the reference, but ``pre`` may come sorted by task."""
+    order, runs = _runs(task_ids, len(x))
     pre = F.linear(_rows(x, order), w1, b1)
-    hidden = F.gelu(pre)
+    hidden = F.gelu(pre) if save else torch.ops.aten.gelu_(pre)
     out = x.new_empty(x.shape)
     shared = w_shared.shape[0]
     torch.addmm(b_shared, hidden, w_shared.mT, out=out[:, :shared])
-    for task, (start, stop) in enumerate(slices):
+    for task, start, stop in runs:
         target = out[start:stop, shared:]
         torch.addmm(b_experts[task], hidden[start:stop], w_experts[task].mT, out=target)
     return _rows_back(out, order), pre if save else pre.new_empty((0, pre.shape[1]))
@@ -44,19 +48,19 @@ def backward(
     pre: Tensor,
 ) -> list[Tensor]:
     """See the reference."""
-    order, slices = _sort_by_task(task_ids, len(w_experts), len(x))
+    order, runs = _runs(task_ids, len(x))
     grad, x = _rows(grad, order), _rows(x, order)
     grad_shared, grad_part = grad[:, : len(w_shared)], grad[:, len(w_shared) :]
     hidden = F.gelu(pre)
     grad_pre = grad_shared @ w_shared
-    grad_w, grad_b = torch.empty_like(w_experts), w_experts.new_empty(w_experts.shape[:2])
-    for task, (start, stop) in enumerate(slices):
+    grad_w, grad_b = torch.zeros_like(w_experts), w_experts.new_zeros(w_experts.shape[:2])
+    for task, start, stop in runs:
         mine = grad_part[start:stop]
         grad_pre[start:stop].addmm_(mine, w_experts[task])
-        torch.mm(mine.mT, hidden[start:stop], out=grad_w[task])
-        grad_b[task] = mine.sum(0)
+        grad_w[task].addmm_(mine.mT, hidden[start:stop])
+        grad_b[task] += mine.sum(0)
     grad_w_shared = grad_shared.mT @ hidden
-    grad_pre = torch.ops.aten.gelu_backward(grad_pre, pre)
+    torch.ops.aten.gelu_backward.grad_input(grad_pre, pre, grad_input=grad_pre)
     return [
         _rows_back(grad_pre @ w1, order),
         grad_pre.mT @ x,
@@ -68,16 +72,23 @@ def backward(
     ]
 
 
-def _sort_by_task(
-    task_ids: Tensor, tasks: int, rows: int
-) -> tuple[Tensor | None, list[tuple[int, int]]]:
-    """Order of the groups by task, None if they are in it; first and last row of each task."""
-    bounds = [0, *torch.bincount(task_ids, minlength=tasks).cumsum(0).tolist()]
+def _runs(task_ids: Tensor, rows: int) -> tuple[Tensor | None, list[Run]]:
+    """Runs of rows of one task, and the order of the groups in which they are; None: as given."""
     span = rows // max(1, len(task_ids))
-    slices = [(span * a, span * b) for a, b in pairwise(bounds)]
-    if bool((task_ids[1:] >= task_ids[:-1]).all()):
-        return None, slices
-    return task_ids.argsort(stable=True), slices
+    runs = _runs_of(task_ids, span)
+    if all(stop - start >= LONG for _, start, stop in runs):
+        return None, runs
+    order = task_ids.argsort(stable=True)
+    return order, _runs_of(task_ids[order], span)
+
+
+def _runs_of(task_ids: Tensor, span: int) -> list[Run]:
+    runs, start = [], 0
+    for task, group in groupby(task_ids.tolist()):
+        stop = start + span * len(list(group))
+        runs.append((task, start, stop))
+        start = stop
+    return runs
 
 
 def _rows(x: Tensor, order: Tensor | None) -> Tensor:
