@@ -1,3 +1,5 @@
 """What this package adds to Swath, as frozen data; see `swath.core.plugins`."""
 
 configs = ("swath.pretrain.configs",)
+datasets = ("swath.pretrain.data:RS4P1M",)
+preparers = ("swath.pretrain.rs4p.cli:rs4p",)
