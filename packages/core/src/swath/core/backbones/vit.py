@@ -5,8 +5,8 @@ Official code: https://github.com/MiliLab/S5, `S4_Pretrain/model/backbone/vit.py
 are those of its checkpoints, so that they load strictly as they are.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -91,7 +91,7 @@ class Layer(nn.Module):
     Args:
         width: Channels C.
         num_heads: Heads.
-        ffn: Feed-forward branch, ``(B, N, C) -> (B, N, C)``.
+        ffn: Feed-forward branch, ``(B, N, C) -> (B, N, C)``; `forward` hands it what else it gets.
         qkv_bias: See `SelfAttention`.
         drop_path: Probability of dropping the feed-forward branch.
     """
@@ -111,10 +111,10 @@ class Layer(nn.Module):
         self.ffn = ffn
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *routing: Tensor | int) -> Tensor:
         """Transform tokens ``(B, N, C)``."""
         x = x + self.attn["attn"](self.ln1(x))
-        x = x + self.drop_path(self.ffn(self.ln2(x)))
+        x = x + self.drop_path(self.ffn(self.ln2(x), *routing))
         return x
 
 
@@ -177,6 +177,7 @@ class ViT(nn.Module):
         qkv_bias: See `SelfAttention`.
         drop_path_rate: Stochastic depth of the last block, rising linearly from 0 at the first.
         checkpointing: Recompute each block in the backward pass to save memory.
+        ffn: Makes the feed-forward branch of a block from its width and hidden width.
 
     Attributes:
         channels: ``(C, C, C, C)``.
@@ -202,6 +203,7 @@ class ViT(nn.Module):
         qkv_bias: bool = True,
         drop_path_rate: float = 0.1,
         checkpointing: bool = False,
+        ffn: Callable[[int, int], nn.Module] = FeedForward,
     ) -> None:
         super().__init__()
         if len(out_indices) != 4 or max(out_indices) >= num_layers:
@@ -222,7 +224,7 @@ class ViT(nn.Module):
             Layer(
                 embed_dims,
                 num_heads,
-                self.feed_forward(embed_dims, int(embed_dims * mlp_ratio)),
+                ffn(embed_dims, int(embed_dims * mlp_ratio)),
                 qkv_bias,
                 drop_path_rate * i / max(num_layers - 1, 1),
             )
@@ -240,17 +242,16 @@ class ViT(nn.Module):
         self.apply(init_linear)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
-    def feed_forward(self, width: int, hidden: int) -> nn.Module:
-        """The feed-forward branch of each block; variants override it."""
-        return FeedForward(width, hidden)
+    def forward(self, image: Tensor, *routing: Tensor | int) -> list[Tensor]:
+        """Four maps ``(B, C, h_i, w_i)``, finest first, of an image ``(B, in_channels, H, W)``.
 
-    def forward(self, image: Tensor) -> list[Tensor]:
-        """Four maps ``(B, C, h_i, w_i)``, finest first, of an image ``(B, in_channels, H, W)``."""
-        maps = self.taps(image)
+        ``routing`` goes to every feed-forward branch; a plain one takes none.
+        """
+        maps = self.taps(image, *routing)
         necks = (self.fpn1, self.fpn2, self.fpn3, self.fpn4)
         return [neck(x) for neck, x in zip(necks, maps, strict=True)]
 
-    def taps(self, image: Tensor) -> list[Tensor]:
+    def taps(self, image: Tensor, *routing: Tensor | int) -> list[Tensor]:
         """Outputs of the tapped blocks as maps ``(B, C, ceil(H / P), ceil(W / P))``."""
         x = self.patch_embed(image)
         height, width = x.shape[-2:]
@@ -259,9 +260,9 @@ class ViT(nn.Module):
         maps = {}
         for i, layer in enumerate(self.layers):
             if self.checkpointing and self.training:
-                x = checkpoint(layer, x, use_reentrant=False)
+                x = checkpoint(layer, x, *routing, use_reentrant=False)
             else:
-                x = layer(x)
+                x = layer(x, *routing)
             if i in self.out_indices:
                 maps[i] = x.transpose(1, 2).unflatten(2, (height, width))
         return [maps[i].contiguous() for i in self.out_indices]
@@ -269,11 +270,12 @@ class ViT(nn.Module):
 
 Size = Literal["b", "l", "h"]
 
-_SIZES: dict[str, dict[str, object]] = {
+SIZES: dict[str, dict[str, Any]] = {
     "b": {"embed_dims": 768, "num_layers": 12, "num_heads": 12, "out_indices": (3, 5, 7, 11)},
     "l": {"embed_dims": 1024, "num_layers": 24, "num_heads": 16, "out_indices": (7, 11, 15, 23)},
     "h": {"embed_dims": 1280, "num_layers": 32, "num_heads": 16, "out_indices": (15, 23, 27, 31)},
 }
+"""Arguments of `ViT` that S5 gives each size."""
 
 
 def vit(
@@ -293,12 +295,8 @@ def vit(
     Source:
         S5 dossier, table of a.1.
     """
-    arguments: dict[str, object] = _SIZES[size]
     return ViT(
-        img_size=img_size,
-        in_channels=in_channels,
-        checkpointing=checkpointing,
-        **arguments,  # type: ignore[arg-type]
+        img_size=img_size, in_channels=in_channels, checkpointing=checkpointing, **SIZES[size]
     )
 
 

@@ -1,0 +1,1 @@
+"""Runnable experiments of MoE-MDF, listed by ``swath configs``."""

@@ -1,0 +1,1 @@
+"""Models of MoE-MDF: plain `nn.Module`s that know tensors only."""

@@ -1,0 +1,3 @@
+"""What this package adds to Swath, as frozen data; see `swath.core.plugins`."""
+
+configs = ("swath.moe.configs",)
