@@ -86,6 +86,18 @@ def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
         run(tmp_path / "out")
 
 
+def test_a_plugins_demo_runs_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr("swath.core.cli.demo._DEMOS", {"other": "swath.core.demo:run"})
+    monkeypatch.setattr("swath.core.demo.run", lambda out, **rest: asked.append((out, rest)))
+    runner = CliRunner()
+    assert runner.invoke(app, ["demo", "other", "--quick", "--seed", "3"]).exit_code == 0
+    rest = {"seed": 3, "quick": True, "overwrite": False, "device": None}
+    assert asked == [(Path("swath-demo-other"), rest)]
+    unknown = runner.invoke(app, ["demo", "othr", "--out", str(tmp_path)])
+    assert "there is no demo 'othr'; did you mean 'other'?" in str(unknown.exception)
+
+
 def test_a_seed_changes_the_config() -> None:
     assert demo_config(1).hash != demo_config(0).hash
     assert demo_config(1).hash == demo_config(1).hash

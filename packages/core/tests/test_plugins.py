@@ -31,3 +31,13 @@ def test_declarations_are_strings_one_or_many() -> None:
     assert plugin.get("configs") == ("a.b",)
     assert plugin.get("models") == ("c:D", "e:F")
     assert plugin.get("datasets") == ()
+
+
+def test_what_is_declared_by_name_is_gathered_from_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = [
+        Plugin("x", data=type("Data", (), {"demos": {"x": "x.demo:run"}})),
+        Plugin("y", data=type("Data", (), {"demos": {"y": "y.demo:run"}})),
+        Plugin("broken", error="ImportError"),
+    ]
+    monkeypatch.setattr(plugins, "plugins", lambda: tuple(installed))
+    assert plugins.named("demos") == {"x": "x.demo:run", "y": "y.demo:run"}

@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +25,6 @@ from swath.core.task import Task
 from swath.core.viz.page import number
 from swath.core.viz.report import training_report
 from swath.core.viz.scene import scene_section
-
-_STEPS = 5
 
 
 @dataclass(frozen=True)
@@ -106,18 +104,18 @@ def run(
     """
     console = console or Console(highlight=False)
     files = DemoFiles.inside(Path(out))
-    _prepare(files, overwrite)
+    prepare_folder(files.folder, files.made(), overwrite)
     started = time.monotonic()
     config = demo_config(seed, quick=quick)
     assert config.test is not None  # the demo's own config has one
     unseen = config.test.build()
 
-    with _step(console, 1, "Render a large scene"):
+    with step(console, "1/5", "Render a large scene"):
         side = 256 if quick else 3072
         render_large(files.scene, seed=seed, height=side, width=side, progress=True)
         console.print(f"  {files.scene}: {side} × {side} px")
 
-    with _step(console, 2, f"Train a small U-Net for {config.iterations} iterations"):
+    with step(console, "2/5", f"Train a small U-Net for {config.iterations} iterations"):
         summary = train(config, files.run, device=device)
         if summary.interrupted:
             raise KeyboardInterrupt
@@ -125,7 +123,7 @@ def run(
         predictor = load_model(files.checkpoint, device=device)
 
     score = predictor.task.score
-    with _step(console, 3, "Judge it on scenes it has not seen"):
+    with step(console, "3/5", "Judge it on scenes it has not seen"):
         metrics = dict(
             evaluate(
                 predictor.model,
@@ -138,7 +136,7 @@ def run(
         )
         console.print(f"  {score} {number(metrics[score])} on {len(unseen)} scenes")
 
-    with _step(console, 4, "Segment the large scene tile by tile"):
+    with step(console, "4/5", "Segment the large scene tile by tile"):
         predictor.predict(files.scene, out=files.mask, progress=True)
         for path in (files.geopackage, files.geojson):
             vectorise(files.mask, path, classes=predictor.classes, min_area_px=8)
@@ -147,7 +145,7 @@ def run(
         console.print(f"  {files.mask}, {files.geopackage.name}, {files.geojson.name}")
         console.print(f"  {score} {number(metrics['scene'][score])} against the scene's truth")
 
-    with _step(console, 5, "Write the report"):
+    with step(console, "5/5", "Write the report"):
         _report(predictor, metrics, unseen, files)
 
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
@@ -180,8 +178,17 @@ def next_commands(files: DemoFiles) -> dict[str, str]:
     }
 
 
-def _prepare(files: DemoFiles, overwrite: bool) -> None:
-    folder = files.folder
+def prepare_folder(folder: Path, made: Iterable[Path], overwrite: bool) -> None:
+    """An empty folder for a demo, or one where an earlier demo's files are out of the way.
+
+    Args:
+        folder: Is created if needed.
+        made: What the demo will write there; removed if it exists. Other files stay.
+        overwrite: Whether the folder may hold anything.
+
+    Raises:
+        ConfigError: If it may not and does, or is a file.
+    """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; give the demo a folder with --out")
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
@@ -190,7 +197,7 @@ def _prepare(files: DemoFiles, overwrite: bool) -> None:
             "with --overwrite"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    for path in files.made():
+    for path in made:
         if path.is_dir():
             shutil.rmtree(path)
         else:
@@ -198,8 +205,9 @@ def _prepare(files: DemoFiles, overwrite: bool) -> None:
 
 
 @contextmanager
-def _step(console: Console, index: int, title: str) -> Iterator[None]:
-    console.print(f"\n[bold cyan]{index}/{_STEPS}[/] [bold]{title}[/]")
+def step(console: Console, number: str, title: str) -> Iterator[None]:
+    """Say what comes now (``number`` is ``"2/5"``), and afterwards how long it took."""
+    console.print(f"\n[bold cyan]{number}[/] [bold]{title}[/]")
     started = time.monotonic()
     yield
     console.print(f"  [dim]{time.monotonic() - started:.1f} s[/]")

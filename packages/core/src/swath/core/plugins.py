@@ -2,7 +2,8 @@
 
 An entry point names a module (or an object in one) that holds frozen data as attributes: ``models``
 (model cards), ``datasets`` and ``cli`` as ``"module:Name"`` strings, ``configs`` as names of
-packages, for example ``configs = ("swath.ovseg.configs",)``. Importing it must import nothing
+packages, for example ``configs = ("swath.ovseg.configs",)``; and ``demos`` as a mapping of such
+strings by name, ``{"ovseg": "swath.ovseg.demo:run"}``. Importing it must import nothing
 heavy. A plugin that fails is remembered with its error and skipped: it never takes the command
 down.
 """
@@ -45,6 +46,14 @@ def plugins() -> tuple[Plugin, ...]:
 def broken() -> dict[str, str]:
     """Error of each plugin that couldn't be loaded, by name."""
     return {p.name: p.error for p in plugins() if p.error is not None}
+
+
+def named(attribute: str) -> dict[str, str]:
+    """The ``"module:Name"`` strings that all plugins declare by name under an attribute."""
+    found: dict[str, str] = {}
+    for plugin in plugins():
+        found |= getattr(plugin.data, attribute, {})
+    return found
 
 
 def resolve(reference: str) -> Any:
