@@ -136,15 +136,15 @@ def _overlap(box1: Tensor, box2: Tensor) -> Tensor:
 
     # the part between x_low and x_high, from height a to height b; on the rest q_x doesn't move
     start, end = _between(mx, tx, x_low, x_high)
-    width = (mx + tx).clamp(x_low, x_high) - (mx - tx).clamp(x_low, x_high)
+    width = (mx + tx).clamp_(x_low, x_high).sub_((mx - tx).clamp_(x_low, x_high))
     a, b = my + start * ty, my + end * ty
 
     # twice the mean of q_y over it, which is constant, then sloping, then constant again
     qa, qb = a.clamp(y_low, y_high), b.clamp(y_low, y_high)
-    excess = ((qa - a) + (qb - b)) / (b - a) * (qa - qb)  # 0 / 0 or inf * 0 where qa = qb
-    mean = qa + qb + excess.nan_to_num(0)
+    excess = (qa - a).add_(qb - b).div_(b - a).mul_(qa - qb)  # 0 / 0 or inf * 0 where qa = qb
+    mean = excess.nan_to_num_(0).add_(qa).add_(qb)
 
-    one_side, other_side = (width * mean).sum(1)
+    one_side, other_side = width.mul_(mean).sum(1)
     area = (other_side - one_side) / 2
     area = torch.minimum(area, torch.minimum(area1, area2))
     return torch.where(area > 0, area, 0)
@@ -185,8 +185,8 @@ def _overlap_gradient(box: Tensor, frame: Tensor) -> Tensor:
 def _between(p: Tensor, q: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """The first and last t in [-1, 1] with ``low <= p + t q <= high``, if q isn't zero."""
     q = torch.where(q == 0, 1, q)
-    s, t = (low - p) / q, (high - p) / q
-    return torch.minimum(s, t).clamp(-1, 1), torch.maximum(s, t).clamp(-1, 1)
+    s, t = (low - p).div_(q), (high - p).div_(q)
+    return torch.minimum(s, t).clamp_(-1, 1), torch.maximum(s, t).clamp_(-1, 1)
 
 
 def _inside(p: Tensor, q: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
