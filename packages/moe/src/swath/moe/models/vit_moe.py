@@ -74,7 +74,7 @@ class TaskFeedForward(nn.Module):
         hidden = cast(nn.Linear, self.layers.get_submodule("0.0"))
         shared = cast(nn.Linear, self.layers[1])
         experts = [cast(nn.Linear, expert) for expert in self.experts]
-        return task_ffn(
+        y: Tensor = task_ffn(
             x,
             hidden.weight,
             hidden.bias,
@@ -84,6 +84,7 @@ class TaskFeedForward(nn.Module):
             torch.stack([expert.bias for expert in experts]),
             task_ids,
         )
+        return y
 
 
 class ViTMoE(ViT):

@@ -1,0 +1,330 @@
+"""The segmentation model of MoE-MDF: one ViT-MoE, and a decoder and a head for every data set.
+
+Paper: S5: Scalable Semi-Supervised Semantic Segmentation in Remote Sensing, Lv et al. 2025,
+arXiv:2508.12409, section on MoE-based multi-dataset fine-tuning.
+Official code: https://github.com/MiliLab/S5 (Apache-2.0 by its README),
+`RS_Finetune/Semantic_Segmentation/model/semseg/upernet_mdf.py` and `model/util/utils.py`.
+Departs: the official model takes one task per call, with four fixed tasks; here the tasks are an
+argument and samples of all of them share a batch. Images are padded to whole patches and the logits
+cropped, where the official logits of such sizes are displaced; multiples of 16 don't care.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from swath.core.backbones.vit import Size
+from swath.core.errors import ConfigError, suggest
+from swath.core.heads import UPerNet
+from swath.core.heads.upernet import Norm
+from swath.core.models.segmentation import remap_official_keys as remap_s4p_keys
+from swath.moe.models.vit_moe import PART_FEATURES, ViTMoE, vit_moe
+
+V = TypeVar("V")
+
+S5_TASKS = {"vaihingen": 5, "potsdam": 5, "openearthmap": 9, "loveda": 7}
+"""Data sets of the published model in the order of their experts, with their numbers of classes."""
+
+
+@dataclass(frozen=True)
+class TaskLogits:
+    """Logits of a batch whose samples belong to different tasks, with different classes.
+
+    Attributes:
+        by_task: Of each task that has samples (in training, of every task) the logits
+            ``(n, K, H, W)`` of its n samples, in the order in which the batch has them.
+        rows: Of the same tasks, int64 ``(n,)``: where in the batch these samples are.
+    """
+
+    by_task: dict[str, Tensor]
+    rows: dict[str, Tensor]
+
+    def per_sample(self) -> list[Tensor]:
+        """Logits ``(K, H, W)`` of each sample, in the order of the batch."""
+        placed = {
+            row: logits
+            for task, rows in self.rows.items()
+            for row, logits in zip(rows.tolist(), self.by_task[task], strict=True)
+        }
+        return [placed[row] for row in range(len(placed))]
+
+
+class MDFSegmenter(nn.Module):
+    """Shared ViT-MoE; per task an expert in each block, a UPerNet, and a 1 x 1 convolution.
+
+    Args:
+        backbone: Has at least as many experts as there are tasks.
+        tasks: Number of classes of each task, by name. The order is that of the experts.
+        width: Channels of the decoders.
+        norm: ``"bn"`` or ``"gn"`` in the decoders.
+        dropout: Probability of dropping a channel before a head, in training.
+        dead_classifier: See `UPerNet`.
+        trained: Names of the tasks that are trained: everything that isn't theirs alone is frozen,
+            so that the outputs of all other tasks stay as they are, bit for bit. None trains all.
+
+    Attributes:
+        tasks: ``tasks``.
+
+    Raises:
+        ConfigError: If there are more tasks than experts, a name can't be one, or ``trained`` names
+            an unknown task.
+
+    Source:
+        S5 dossier a.3, a.4, official `UperNet` of `upernet_mdf.py`.
+    """
+
+    def __init__(
+        self,
+        backbone: ViTMoE,
+        tasks: Mapping[str, int],
+        width: int = 256,
+        norm: Norm = "bn",
+        dropout: float = 0.1,
+        dead_classifier: bool = False,
+        trained: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0 < len(tasks) <= backbone.num_experts:
+            raise ConfigError(
+                f"{len(tasks)} tasks ({', '.join(tasks)}) for {backbone.num_experts} experts; give "
+                "the backbone one expert for each task"
+            )
+        for name in tasks:
+            check_task_name(name)
+        self.tasks = dict(tasks)
+        self.backbone = backbone
+        self.decoders = nn.ModuleDict(
+            {
+                name: UPerNet(backbone.channels, width, norm=norm, dead_classifier=dead_classifier)
+                for name in tasks
+            }
+        )
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifiers = nn.ModuleDict(
+            {name: nn.Conv2d(width, classes, 1) for name, classes in tasks.items()}
+        )
+        self.frozen = () if trained is None else self._freeze_but(trained)
+
+    def task_id(self, name: str) -> int:
+        """The number of a task, by its name.
+
+        Raises:
+            ConfigError: If there is none of that name; lists those that there are.
+        """
+        names = list(self.tasks)
+        if name not in names:
+            raise ConfigError(
+                f"unknown task '{name}'{suggest(name, names)}; this model knows {', '.join(names)}"
+            )
+        return names.index(name)
+
+    def forward(self, image: Tensor, task_ids: Tensor | int) -> TaskLogits:
+        """Score every pixel by the classes of the image's task.
+
+        In training every decoder runs, on no samples if its task has none: its gradients are then
+        zeros, which DDP and norms that measure all processes' batches need.
+
+        Args:
+            image: float ``(B, C, H, W)``, any H and W.
+            task_ids: int64 ``(B,)``, the task of each image by its place in ``tasks``; or one int
+                for all.
+
+        Returns:
+            Logits at the size of the images.
+
+        Raises:
+            ValueError: If an id is none of a task's.
+        """
+        rows = self._rows(task_ids, image)
+        height, width = image.shape[-2:]
+        pad_to = self.backbone.pad_to
+        image = F.pad(image, (0, -width % pad_to, 0, -height % pad_to))
+        maps = self.backbone(image, task_ids)
+        by_task = {}
+        for name, chosen in rows.items():
+            own = [x[chosen] for x in maps] if isinstance(task_ids, Tensor) else maps
+            logits = self.classifiers[name](self.dropout(self.decoders[name](own)))
+            logits = F.interpolate(
+                logits, image.shape[-2:], mode="bilinear", align_corners=True
+            )  # as S5's checkpoints were trained
+            by_task[name] = logits[..., :height, :width]
+        return TaskLogits(by_task, rows)
+
+    def _rows(self, task_ids: Tensor | int, image: Tensor) -> dict[str, Tensor]:
+        """Which samples each task has; before the backbone runs, since a GPU is waited for."""
+        names = list(self.tasks)
+        if isinstance(task_ids, int):
+            ids, numbers = [task_ids], {task_ids: torch.arange(len(image), device=image.device)}
+        else:
+            ids = task_ids.tolist()
+            numbers = {t: (task_ids == t).nonzero()[:, 0] for t in range(len(names))}
+        if ids and not 0 <= min(ids) <= max(ids) < len(names):
+            raise ValueError(
+                f"task_ids must be in [0, {len(names)}), one for each of {', '.join(names)}; got "
+                f"{sorted(set(ids))}"
+            )
+        every = self.training and isinstance(task_ids, Tensor)
+        return {names[t]: rows for t, rows in numbers.items() if every or len(rows)}
+
+    def _freeze_but(self, trained: Sequence[str]) -> tuple[str, ...]:
+        """Freeze what doesn't belong to these tasks alone; return the other tasks."""
+        own = tuple(
+            part
+            for name in trained
+            for part in (
+                f".ffn.experts.{self.task_id(name)}.",
+                f".decoders.{name}.",
+                f".classifiers.{name}.",
+            )
+        )
+        for name, parameter in self.named_parameters():
+            if not any(part in f".{name}" for part in own):
+                parameter.requires_grad_(False)
+        return tuple(name for name in self.tasks if name not in trained)
+
+    def train(self, mode: bool = True) -> "MDFSegmenter":
+        """Switch to training, but for the norms of frozen decoders."""
+        super().train(mode)
+        for name in self.frozen:
+            self.decoders[name].eval()
+        return self
+
+    def adapted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights that this model can start from, as its own.
+
+        Args:
+            state: Of an MDF model, official or ours, or of an S4P model, official or ours, whose
+                heads are then left out; see `s4p_to_moe`.
+        """
+        if any(".experts." in key for key in state):
+            return remap_official_keys(state)
+        return s4p_to_moe(
+            state, list(self.tasks), self.backbone.num_experts, self.backbone.part_features
+        )
+
+
+def mdf_segmenter(
+    size: Size = "b",
+    tasks: Mapping[str, int] | None = None,
+    img_size: int = 512,
+    checkpointing: bool = False,
+    trained: Sequence[str] | None = None,
+) -> MDFSegmenter:
+    """The published model: ViT-MoE with 256 channels an expert, UPerNets of 256.
+
+    Args:
+        size: ``"b"``, ``"l"`` or ``"h"``: 160,402,206, 435,012,126 and 824,451,358 parameters with
+            the published tasks, the frozen dead ones (``cls_token``, ``conv_seg``) included.
+        tasks: See `MDFSegmenter`; default: `S5_TASKS`.
+        img_size: Side the position embedding is made for: 512 in every released file.
+        checkpointing: Recompute activations in the backward pass.
+        trained: See `MDFSegmenter`.
+
+    Source:
+        S5 dossier, table of g.
+    """
+    tasks = S5_TASKS if tasks is None else tasks
+    backbone = vit_moe(size, len(tasks), img_size=img_size, checkpointing=checkpointing)
+    return MDFSegmenter(backbone, tasks, dead_classifier=True, trained=trained)
+
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+
+
+def check_task_name(name: str) -> None:
+    """Raise a ConfigError if a task can't have this name, which becomes part of weights' names."""
+    if not _NAME.fullmatch(name) or hasattr(nn.ModuleDict, name):
+        raise ConfigError(
+            f"'{name}' can't name a task; use lower-case letters, digits, - and _, and no word "
+            "that torch's ModuleDict keeps for itself"
+        )
+
+
+# --- from official checkpoints, and from S4P to MoE -----------------------------------------------
+
+_OFFICIAL_SUFFIXES = {
+    "vaihingen": ("", "_vaihingen"),
+    "potsdam": ("_potsdam", "_potsdam"),
+    "openearthmap": ("_OpenEarthMap", "_OpenEarthMap"),
+    "loveda": ("_loveda", "_loveda"),
+}
+
+_OFFICIAL_PREFIXES = {"encoder.": "backbone."} | {
+    official: ours
+    for task, (decoder, head) in _OFFICIAL_SUFFIXES.items()
+    for official, ours in (
+        (f"semsegdecoder{decoder}.decode_head.", f"decoders.{task}."),
+        (f"semseghead{head}.1.", f"classifiers.{task}."),
+    )
+}
+
+
+def remap_official_keys(state: Mapping[str, V]) -> dict[str, V]:
+    """Rename the keys of an official MDF segmentation checkpoint to those of our model.
+
+    Args:
+        state: Keys ``encoder.*``, ``semsegdecoder[_<task>].decode_head.*``,
+            ``semseghead_<task>.1.*``, with or without a leading ``module.``; keys that fit none are
+            left for strict loading to report.
+    """
+    stripped = {key.removeprefix("module."): value for key, value in state.items()}
+    return {_renamed(key, _OFFICIAL_PREFIXES): value for key, value in stripped.items()}
+
+
+def official_keys(state: Mapping[str, V]) -> dict[str, V]:
+    """The inverse of `remap_official_keys`: our keys in the official layout, for export."""
+    inverse = {ours: official for official, ours in _OFFICIAL_PREFIXES.items()}
+    return {_renamed(key, inverse): value for key, value in state.items()}
+
+
+def _renamed(key: str, prefixes: Mapping[str, str]) -> str:
+    for old, new in prefixes.items():
+        if key.startswith(old):
+            return new + key.removeprefix(old)
+    return key
+
+
+def s4p_to_moe(
+    state: Mapping[str, Tensor],
+    tasks: Sequence[str],
+    num_experts: int,
+    part_features: int = PART_FEATURES,
+) -> dict[str, Tensor]:
+    """Turn the weights of an S4P segmentation model into those of an `MDFSegmenter` to start from.
+
+    In every block the last r rows of the second feed-forward matrix become every expert, and the
+    rows above them the shared part; every task gets the decoder. Features of every task then equal
+    those of the S4P model, bit for bit as weights. The heads are left out: classes are others.
+
+    Args:
+        state: Keys of the official S4P model or of ours, with or without ``module.``.
+        tasks: Names of the tasks.
+        num_experts: Experts E of the model.
+        part_features: Output channels r of an expert.
+
+    Returns:
+        State for ``load_strict(model, ..., may_miss=("classifiers.",))``.
+
+    Source:
+        S5 dossier f.3, official `load_network` and `load_moe_ffn_weights`.
+    """
+    converted: dict[str, Tensor] = {}
+    for key, value in remap_s4p_keys(state).items():
+        block, _, kind = key.partition(".ffn.layers.1.")
+        if key.startswith("classifier."):
+            continue
+        if key.startswith("decoder."):
+            for task in tasks:
+                converted[f"decoders.{task}.{key.removeprefix('decoder.')}"] = value
+        elif kind:
+            converted[key] = value[:-part_features]
+            for expert in range(num_experts):
+                converted[f"{block}.ffn.experts.{expert}.{kind}"] = value[-part_features:]
+        else:
+            converted[key] = value
+    return converted
