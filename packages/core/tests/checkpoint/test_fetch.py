@@ -213,3 +213,11 @@ def test_without_the_hubs_package_the_message_says_what_to_install(
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     with pytest.raises(MissingDependencyError, match=r"swath-core\[hub\]"):
         locate("hf://owner/repo")
+
+
+def test_variables_in_a_path_are_filled_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHTS_FOLDER", str(tmp_path))
+    assert locate("$WEIGHTS_FOLDER/b.pth") == tmp_path / "b.pth"
+    monkeypatch.delenv("WEIGHTS_FOLDER")
+    with pytest.raises(CheckpointError, match="set that environment variable"):
+        locate("$WEIGHTS_FOLDER/b.pth")

@@ -5,6 +5,7 @@ from torch import nn
 from swath.core.backbones.vit import ViT
 from swath.core.checkpoint.official import (
     load_strict,
+    load_vit,
     mae_to_vit,
     resize_position_embedding,
     strip_prefixes,
@@ -55,11 +56,38 @@ def test_mae_weights_load_into_a_vit_of_another_size() -> None:
         "decoder_blocks.0.norm1.weight": torch.randn(8),
     }
     model = ViT(img_size=64, embed_dims=width, num_layers=4, num_heads=2, out_indices=(0, 1, 2, 3))
-    load_strict(model, mae_to_vit(mae, model.grid), may_miss=("fpn",))
+    neck = model.fpn2[0].weight.detach().clone()
+    load_vit(model, mae)
     state = model.state_dict()
+    assert state["fpn2.0.weight"].equal(neck)
     assert state["layers.3.ffn.layers.1.weight"].equal(mae["blocks.3.mlp.fc2.weight"])
     assert state["layers.0.attn.attn.in_proj_bias"].equal(mae["blocks.0.attn.qkv.bias"])
     assert state["pos_embed"].shape == (1, 16, width)
+
+
+def tiny_vit(img_size: int = 64) -> ViT:
+    return ViT(img_size, embed_dims=16, num_layers=4, num_heads=2, out_indices=(0, 1, 2, 3))
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "encoder.", "module.encoder.", "backbone."])
+def test_a_vit_is_found_in_whatever_file_holds_one(prefix: str) -> None:
+    torch.manual_seed(1)
+    source, model = tiny_vit(), tiny_vit()
+    file = {prefix + key: value for key, value in source.state_dict().items()}
+    if prefix not in ("", "module."):  # a whole model has more to it
+        file |= {prefix.replace("encoder", "head").replace("backbone", "head") + "x": torch.ones(1)}
+    load_vit(model, file)
+    assert all(value.equal(model.state_dict()[key]) for key, value in source.state_dict().items())
+    larger = tiny_vit(img_size=96)
+    load_vit(larger, file)
+    want = resize_position_embedding(source.pos_embed, (4, 4), (6, 6))
+    assert larger.pos_embed.equal(want)
+
+
+def test_a_vit_of_another_width_is_refused_by_name() -> None:
+    other = ViT(64, embed_dims=32, num_layers=4, num_heads=2, out_indices=(0, 1, 2, 3))
+    with pytest.raises(CheckpointError, match=r"b\.pth doesn't fit ViT: .*instead of"):
+        load_vit(tiny_vit(), other.state_dict(), where="b.pth")
 
 
 def test_strict_loading_lists_what_differs_and_changes_nothing() -> None:

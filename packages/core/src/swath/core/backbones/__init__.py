@@ -24,8 +24,9 @@ def build_backbone(
         name: One of `OWN` or any timm model that gives feature maps.
         in_channels: Bands of the image.
         pretrained: Lets timm fetch its weights; our own backbones have none to fetch.
-        weights: File with the backbone's weights, loaded strictly: the S5 layout for our own
-            (with ``encoder.`` or ``module.`` in front or not), timm's for timm's.
+        weights: File with the backbone's weights, loaded strictly, or where to fetch it: for our
+            own a backbone in S5's layout, a segmentation model with one (official or ours, so a
+            run's checkpoint too), or for a plain ViT MAE's; timm's for timm's.
         img_size: Side in px that a ViT's position embedding is made for.
         checkpointing: Recompute activations in the backward pass, where the backbone can.
 
@@ -38,7 +39,8 @@ def build_backbone(
     from swath.core.backbones.rvsa import rvsa
     from swath.core.backbones.timm import TimmPyramid
     from swath.core.backbones.vit import vit
-    from swath.core.checkpoint.official import load_strict, strip_prefixes
+    from swath.core.checkpoint.fetch import locate
+    from swath.core.checkpoint.official import backbone_part, load_strict, load_vit
     from swath.core.checkpoint.safe import load_file
     from swath.core.errors import ConfigError, suggest
 
@@ -66,6 +68,9 @@ def build_backbone(
         size, img_size=img_size, in_channels=in_channels, checkpointing=checkpointing
     )
     if weights is not None:
-        state = strip_prefixes(load_file(weights), ("module.", "encoder.", "backbone."))
-        load_strict(backbone, state, where=str(weights))
+        state = load_file(locate(weights))
+        if family == "vit":
+            load_vit(backbone, state, where=str(weights))
+        else:
+            load_strict(backbone, backbone_part(state), where=str(weights))
     return backbone

@@ -40,7 +40,8 @@ def locate(source: str | Path) -> Path:
         source: See the module.
 
     Returns:
-        A file on this machine. A local path comes back as it is, there or not.
+        A file on this machine. A local path comes back with ``~`` and ``$VARIABLES`` filled in,
+        there or not.
 
     Raises:
         CheckpointError: If it can't be fetched or mustn't be, or isn't what its hash says.
@@ -51,7 +52,10 @@ def locate(source: str | Path) -> Path:
         return _from_hub(text)
     if text.startswith(("https://", "http://")):
         return _from_address(text)
-    return Path(source)
+    local = os.path.expandvars(os.path.expanduser(text))
+    if "$" in local:
+        raise CheckpointError(f"{text}: set that environment variable or give the path itself")
+    return Path(local)
 
 
 def is_remote(source: str | Path) -> bool:

@@ -105,6 +105,46 @@ def mae_to_vit(
     return converted
 
 
+def backbone_part(state: Mapping[str, V]) -> dict[str, V]:
+    """The backbone of a segmentation model, official (``encoder.``) or ours; a backbone as it is.
+
+    Args:
+        state: With wrappers' prefixes or without.
+    """
+    state = strip_prefixes(state)
+    for prefix in ("encoder.", "backbone."):
+        inside = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        if inside:
+            return inside
+    return state
+
+
+def load_vit(model: nn.Module, state: Mapping[str, Tensor], *, where: str = "checkpoint") -> None:
+    """Load a `ViT` from whatever brings one: S5's backbone, a whole segmentation model, or MAE.
+
+    The position embedding is resized to the model's grid. MAE has no neck, which stays as it was
+    initialised.
+
+    Args:
+        model: A `swath.core.backbones.vit.ViT`.
+        state: Any of these layouts.
+        where: What to call the checkpoint in an error.
+
+    Raises:
+        CheckpointError: If the rest doesn't fit to the last key.
+    """
+    grid: tuple[int, int] = model.grid  # type: ignore[assignment]
+    state = backbone_part(state)
+    if any(key.startswith("blocks.") for key in state):
+        load_strict(model, mae_to_vit(state, grid), where=where, may_miss=("fpn",))
+        return
+    embedding = state.get("pos_embed")
+    if embedding is not None and embedding.shape[1] != grid[0] * grid[1]:
+        resized = mae_to_vit({"pos_embed": embedding}, grid, extra_tokens=0)
+        state = {**state, **resized}
+    load_strict(model, state, where=where)
+
+
 def load_strict(
     model: nn.Module,
     state: Mapping[str, Tensor],

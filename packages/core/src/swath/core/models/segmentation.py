@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from swath.core.backbones import build_backbone
 from swath.core.backbones.vit import vit
-from swath.core.checkpoint.official import load_strict
+from swath.core.checkpoint.fetch import locate
+from swath.core.checkpoint.official import load_strict, load_vit
 from swath.core.checkpoint.safe import load_file
 from swath.core.heads import LightDecoder, UPerNet
 from swath.core.heads.upernet import Norm
@@ -140,7 +141,11 @@ def s4p_segmenter(
         img_size: Side the position embedding is made for: 512 in every released file.
         checkpointing: Recompute activations in the backward pass.
         crop_padding: See `SegmentationModel`; sizes that are multiples of 16 don't care.
-        weights: File in the official layout, loaded strictly.
+        weights: File, or where to fetch it: the whole model in the official layout or ours, loaded
+            strictly; or a ViT alone, S4P's or MAE's, whose decoder is then left as initialised.
+
+    Raises:
+        CheckpointError: If ``weights`` fits neither.
 
     Source:
         S5 dossier a.1, a.4; parameter table of the official README.
@@ -151,7 +156,11 @@ def s4p_segmenter(
         backbone, decoder, num_classes, align_corners=True, crop_padding=crop_padding
     )
     if weights is not None:
-        load_strict(model, remap_official_keys(load_file(weights)), where=str(weights))
+        state = remap_official_keys(load_file(locate(weights)))
+        if any(key.startswith("classifier.") for key in state):
+            load_strict(model, state, where=str(weights))
+        else:
+            load_vit(backbone, state, where=str(weights))
     return model
 
 
