@@ -217,7 +217,7 @@ def examples(
         f"<span>{_text(name)}<small>{_text(remark)}</small></span>{''.join(images)}"
         for name, remark, images in rows
     )
-    return f'<div class="examples">{head}{body}</div>'
+    return f'<div class="examples" style="--pictures:{len(columns)}">{head}{body}</div>'
 
 
 def layers(
