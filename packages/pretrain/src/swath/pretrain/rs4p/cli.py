@@ -49,7 +49,7 @@ def rs4p(
     ] = 4,
     confidence: Annotated[
         float, typer.Option(help="Confidence from which the label of a pixel counts as sure.")
-    ] = 0.95,
+    ] = 0.5,
     min_confident: Annotated[
         float, typer.Option(help="Least share of a tile's pixels that must be sure.")
     ] = 0.5,

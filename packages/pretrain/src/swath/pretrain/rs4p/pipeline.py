@@ -15,6 +15,7 @@ number of workers: they read and encode, the main process takes their results in
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -89,7 +90,8 @@ class Recipe:
         image_format: ``"jpg"`` (quality 95, full colour resolution) or ``"png"``.
         duplicate_bits: Bits of 64 in which the perceptual hashes of duplicates differ at most; -1
             keeps duplicates.
-        confidence: Confidence, 0 to 1, above which a pixel counts as sure.
+        confidence: Confidence, 0 to 1, from which a pixel counts as sure: 0.5 means that its class
+            is as likely as all others together.
         min_confident: Least share of a tile's pixels that must be sure.
         balance: Share of tiles up to which a class counts as rare, see `balanced`; 1 keeps all.
         shard_mb: Size of a shard in MB.
@@ -106,7 +108,7 @@ class Recipe:
     scale: str | None = None
     image_format: str = "jpg"
     duplicate_bits: int = 4
-    confidence: float = 0.95
+    confidence: float = 0.5
     min_confident: float = 0.5
     balance: float = 1.0
     shard_mb: float = 256.0
@@ -123,6 +125,7 @@ class Recipe:
         self._require("balance", 0 < self.balance <= 1, "above 0, up to 1")
         self._require("shard_mb", self.shard_mb > 0, "above 0")
         self._require("batch_size", self.batch_size >= 1, "1 or more")
+        _ = self.cutting  # the scale can be read
 
     def _require(self, name: str, claim: bool, allowed: str) -> None:
         if not claim:
@@ -194,17 +197,20 @@ def prepare(
     Raises:
         ConfigError: If an option is out of range, or the model isn't one for segmentation of RGB.
         DataError: If a source is missing, too many scenes are broken, no tile is left, or ``out``
-            holds something else.
+            holds something else, or lies in a source.
     """
     recipe = recipe or Recipe()
     task = _checked_task(model, classes)
-    folder = resolve_root(out)
-    scenes = find_scenes([resolve_root(source) for source in sources])
+    folder, roots = resolve_root(out), [resolve_root(source) for source in sources]
+    for root in roots:
+        if folder.resolve().is_relative_to(root.resolve()):
+            raise DataError(f"{folder} lies in the source {root}; write the shards elsewhere")
+    scenes = find_scenes(roots)
     request = {
         "recipe": asdict(recipe),
         "part": part,
         "classes": list(task.classes),
-        "model": {"name": str(model.card.get("name", "")), "sha256": model_hash(model.model)},
+        "model": {"title": _title(model), "sha256": model_hash(model.model)},
         "scenes": _scenes_hash(scenes),
         "versions": {name: version(name) for name in ("swath-pretrain", "swath-core", "torch")},
     }
@@ -252,6 +258,10 @@ def balanced(
     return np.asarray(drawn < chance)
 
 
+def _title(model: Predictor) -> str:
+    return str(model.card.get("title") or model.card.get("name") or type(model.model).__name__)
+
+
 def model_hash(model: nn.Module) -> str:
     """SHA-256 of a model's weights and buffers with their names, lower-case hex."""
     digest = hashlib.sha256()
@@ -296,6 +306,8 @@ class _Archive:
         self.plan = Plan(self.scenes, sizes, self.recipe.cutting)
         self.state = np.zeros(len(self.plan), np.uint8)
         self.original = np.full(len(self.plan), -1, np.int64)
+        self.sure = np.full(len(self.plan), np.nan, np.float32)
+        self.levels = np.zeros(256, np.int64)
         self.samples: list[Index] = []
 
     def label(
@@ -358,7 +370,9 @@ class _Archive:
     def take(self, start: int, part: Mapping[str, NDArray[Any]]) -> None:
         """Add what a finished part says."""
         stop = start + len(part["state"])
-        self.state[start:stop], self.original[start:stop] = part["state"], part["original"]
+        for name in ("state", "original", "sure"):
+            getattr(self, name)[start:stop] = part[name]
+        self.levels += part["levels"]
         self.samples.append(part["samples"])
         for place, reason in zip(part["broken"].tolist(), part["reasons"].tolist(), strict=True):
             self.broken.setdefault(self.plan[start + place].scene.name, reason)
@@ -376,6 +390,8 @@ class _Part:
         self.state = np.zeros(stop - start, np.uint8)
         self.hash = np.zeros(stop - start, np.uint64)
         self.original = np.full(stop - start, -1, np.int64)
+        self.sure = np.full(stop - start, np.nan, np.float32)
+        self.levels = np.zeros(256, np.int64)
         self.reasons: dict[int, str] = {}
 
     def run(
@@ -406,6 +422,8 @@ class _Part:
             "state": self.state,
             "hash": self.hash,
             "original": self.original,
+            "sure": self.sure,
+            "levels": self.levels,
             "samples": np.array(samples, _sample_dtype(len(task.classes))),
             "broken": np.array(list(self.reasons), np.int64),
             "reasons": np.array(list(self.reasons.values()), np.str_),
@@ -434,9 +452,11 @@ class _Part:
     def _confident(self, labelled: Iterable[Labelled]) -> Iterator[Labelled]:
         """Tiles of which the model is sure; confidence counts as it is stored, in 255 steps."""
         for item in labelled:
-            valid = item.mask != IGNORED
-            sure = item.confidence[valid] >= self.recipe.confidence * 255 - 1e-6
-            if sure.mean() < self.recipe.min_confident:
+            levels = np.bincount(item.confidence[item.mask != IGNORED], minlength=256)
+            sure = levels[math.ceil(self.recipe.confidence * 255 - 1e-6) :].sum() / levels.sum()
+            self.levels += levels
+            self.sure[item.number - self.start] = sure
+            if sure < self.recipe.min_confident:
                 self.state[item.number - self.start] = _DOUBTFUL
                 continue
             yield item
@@ -588,7 +608,6 @@ def _manifest(
         "classes": list(task.classes),
         "palette": [list(colour) for colour in palette] if palette else None,
         "ignore_index": IGNORED,
-        "model": {k: v for k, v in model.card.items() if isinstance(v, str | int | float)},
         "scenes": {
             "found": len(archive.scenes),
             "too small": archive.plan.too_small,
@@ -598,8 +617,16 @@ def _manifest(
         "pixels": counts.sum(axis=0).tolist(),
         "pixels_before_balance": before.sum(axis=0).tolist(),
         "tiles_with_class": present.sum(axis=0).tolist(),
+        "pixels_by_confidence": archive.levels.tolist(),
+        "tiles_by_percent_sure": _percent(archive.sure).tolist(),
         "broken": [{"scene": n, "reason": r} for n, r in sorted(archive.broken.items())],
     }
+
+
+def _percent(sure: NDArray[np.float32]) -> NDArray[np.int64]:
+    """How many tiles are sure of 0, 1, ..., 100 % of their pixels, rounded down."""
+    known = sure[~np.isnan(sure)]
+    return np.bincount((100 * known + 1e-4).astype(np.int64), minlength=101)
 
 
 def _counted(state: NDArray[np.uint8]) -> str:
@@ -609,7 +636,7 @@ def _counted(state: NDArray[np.uint8]) -> str:
 
 def _checked_task(model: Predictor, classes: Sequence[str] | None) -> Task:
     task = model.adapted_task(classes=classes)
-    name = model.card.get("name", "the model")
+    name = _title(model)
     if task.kind != "segmentation":
         raise ConfigError(f"{name} is for {task.kind}; pseudo-labels need a segmentation model")
     if len(task.classes) > IGNORED:

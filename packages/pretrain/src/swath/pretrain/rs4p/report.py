@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from swath.core.viz import page
+from swath.core.viz.figures import INK, curve
 from swath.core.viz.overlay import overlay
 from swath.core.viz.page import Section
 from swath.pretrain.rs4p.dataset import ShardDataset
@@ -15,7 +16,7 @@ REPORT = "report.html"
 
 _SHOWN = 12
 _SHOWN_BROKEN = 200
-_SIDE = 224
+_SIDE = 288
 _OPACITY = 0.55
 
 _MEANING = {
@@ -44,6 +45,7 @@ def write_report(folder: Path, manifest: Mapping[str, Any]) -> Path:
     sections = [
         Section("What became of the tiles", _fates(manifest["tiles"], total)),
         Section("Classes", _classes(manifest)),
+        Section("Confidence", _confidence(manifest)),
         Section("Samples", _samples(dataset)),
         Section("How it was made", _how(manifest)),
     ]
@@ -58,7 +60,7 @@ def write_report(folder: Path, manifest: Mapping[str, Any]) -> Path:
     return page.write_report(
         folder / REPORT,
         title="Unlabelled imagery, prepared",
-        lead=f"Pseudo-labels by {manifest['model'].get('name') or 'a model'} for pre-training.",
+        lead=f"Pseudo-labels for pre-training, by: {manifest['request']['model']['title']}.",
         figures={
             "samples": page.number(manifest["samples"]),
             "shards": page.number(len(manifest["shards"])),
@@ -97,6 +99,39 @@ def _classes(manifest: Mapping[str, Any]) -> str:
     return note + table
 
 
+def _confidence(manifest: Mapping[str, Any]) -> str:
+    """What each threshold would keep, so that the next one can be chosen."""
+    recipe = manifest["request"]["recipe"]
+    pixels = _at_least(manifest["pixels_by_confidence"])
+    tiles = _at_least(manifest["tiles_by_percent_sure"])
+    left = curve(
+        {"pixels": (np.linspace(0, 1, len(pixels)).tolist(), pixels)},
+        x_label="confidence (--confidence)",
+        y_label="share of pixels at or above",
+    )
+    right = curve(
+        {"tiles": (np.linspace(0, 1, len(tiles)).tolist(), tiles)},
+        x_label=f"share of sure pixels, from {recipe['confidence']:g} (--min-confident)",
+        y_label="share of tiles at or above",
+    )
+    chosen = (left, recipe["confidence"]), (right, recipe["min_confident"])
+    for figure, threshold in chosen:
+        axes = figure.axes[0]
+        axes.set(xlim=(0, 1), ylim=(0, 1.02))
+        axes.axvline(threshold, color=INK, linewidth=1, linestyle="--", alpha=0.6)
+    note = page.paragraph(
+        "Of all tiles that were labelled. Dashed: the thresholds of this run.", note=True
+    )
+    return note + page.side_by_side(page.chart(left), page.chart(right))
+
+
+def _at_least(counts: Sequence[int]) -> list[float]:
+    """Share of what lies in each bin or above it."""
+    above = np.cumsum(np.asarray(counts)[::-1])[::-1]
+    shares: list[float] = (above / max(int(above[0]), 1)).tolist()
+    return shares
+
+
 def _samples(dataset: ShardDataset) -> str:
     """Samples spread over all shards, each with its pseudo-labels and their confidence."""
     rows = []
@@ -125,7 +160,8 @@ def _how(manifest: Mapping[str, Any]) -> str:
     kept_duplicates = recipe["duplicate_bits"] < 0
     return page.facts(
         {
-            "model": f"{request['model']['name'] or 'unnamed'}, {request['model']['sha256'][:16]}",
+            "model": request["model"]["title"],
+            "its weights": request["model"]["sha256"][:16],
             "tile": f"{recipe['tile']} px",
             "scenes too small": scenes["too small"] or None,
             "bands": recipe["bands"],

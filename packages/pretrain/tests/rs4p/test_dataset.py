@@ -1,0 +1,274 @@
+import io
+import pickle
+import tarfile
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from swath.core.data.loader import EpochSampler, make_loader
+from swath.core.data.preview import contact_sheet
+from swath.core.data.spec import Protocol
+from swath.core.errors import DataError
+from swath.core.inference.predictor import Predictor
+from swath.core.segmentation import SegmentationTask
+from swath.pretrain.rs4p.dataset import ShardDataset, UnlabelledFolder
+from swath.pretrain.rs4p.pipeline import Recipe, prepare
+from swath.pretrain.rs4p.shards import tar_members, write_shard
+
+CLASSES = ("ground", "roof")
+
+
+def png(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def image_of(number: int) -> np.ndarray:
+    return np.random.default_rng(number).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+
+
+def foreign(folder: Path, shards: int, each: int, **masks: np.ndarray) -> Path:
+    """Shards as others make them: image and mask, no index, no manifest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for shard in range(shards):
+        pieces = []
+        for number in range(shard * each, (shard + 1) * each):
+            mask = masks.get(f"n{number}", (image_of(number)[..., 0] > 127).astype(np.uint8))
+            members = [(f"n{number}.png", png(image_of(number))), (f"n{number}.seg.png", png(mask))]
+            pieces.append(tar_members(members)[0])
+        write_shard(folder / f"{shard:03}.tar", pieces)
+    return folder
+
+
+@pytest.fixture
+def prepared(archive: Path, tmp_path: Path, model: Predictor) -> Path:
+    recipe = Recipe(tile=64, min_size=32, min_confident=0.0, image_format="png", shard_mb=0.03)
+    prepare([archive], tmp_path / "out", model, recipe, workers=0)
+    return tmp_path / "out"
+
+
+def test_shards_of_others_are_read_without_an_index(tmp_path: Path) -> None:
+    dataset = ShardDataset(foreign(tmp_path / "s", 3, 4), labels=True, protocol=Protocol(CLASSES))
+    assert list(dataset.ids) == [f"n{i}" for i in range(12)]
+    for i in range(12):
+        sample = dataset[i]
+        np.testing.assert_array_equal(sample.image, image_of(i).transpose(2, 0, 1))
+        np.testing.assert_array_equal(sample.targets["mask"], image_of(i)[..., 0] > 127)
+    assert sample.meta["path"] == str(tmp_path / "s/002.tar/n11")
+    assert (tmp_path / "s/000.tar.index.npy").is_file()
+
+
+def test_what_we_write_is_a_plain_tar_that_anyone_reads(prepared: Path) -> None:
+    dataset = ShardDataset(prepared)
+    seen = 0
+    for path in dataset.shards:
+        with tarfile.open(path) as tape:
+            names = [member.name for member in tape]
+            for name in names[::4]:
+                with Image.open(tape.extractfile(name)) as image:  # type: ignore[arg-type]
+                    wanted = dataset[list(dataset.ids).index(name.partition(".")[0])].image
+                    np.testing.assert_array_equal(np.asarray(image).transpose(2, 0, 1), wanted)
+        suffixes = [name.partition(".")[2] for name in names]
+        assert suffixes[1:4] == ["mask.png", "conf.png", "json"]
+        seen += len(names) // 4
+    assert seen == len(dataset)
+
+
+def test_the_index_and_a_scan_of_the_headers_say_the_same(prepared: Path) -> None:
+    indexed = ShardDataset(prepared, labels=True)
+    for extra in ("index.npy", "manifest.json"):
+        (prepared / extra).unlink()
+    scanned = ShardDataset(prepared, labels=True, protocol=Protocol(indexed.classes))
+    assert list(scanned.ids) == list(indexed.ids)
+    for i in range(len(indexed)):
+        assert indexed[i].image.equal(scanned[i].image)
+        for name in ("mask", "confidence"):
+            assert indexed[i].targets[name].equal(scanned[i].targets[name])
+
+
+def test_doubtful_pixels_can_be_ignored(prepared: Path) -> None:
+    plain, sure = (ShardDataset(prepared, labels=True, min_confidence=c) for c in (0.0, 0.9))
+    ignored = 0
+    for a, b in zip(plain, sure, strict=True):
+        doubtful = a.targets["confidence"].numpy() < 0.9 * 255
+        wanted = np.where(doubtful, 255, a.targets["mask"].numpy())
+        np.testing.assert_array_equal(b.targets["mask"], wanted)
+        ignored += int(doubtful.sum())
+    assert ignored > 0
+
+
+def test_processes_share_no_file(prepared: Path) -> None:
+    dataset = ShardDataset(prepared)
+    loader: DataLoader[Any] = DataLoader(dataset, batch_size=None, num_workers=2)
+    for i, sample in enumerate(loader):
+        assert sample.image.equal(dataset[i].image)
+    assert i == len(dataset) - 1
+
+
+def test_a_copy_for_another_process_is_small_and_opens_the_index_itself(prepared: Path) -> None:
+    dataset = ShardDataset(prepared, labels=True)
+    copied = pickle.dumps(dataset)
+    assert len(copied) < 6_000
+    again = pickle.loads(copied)
+    assert list(again.ids) == list(dataset.ids)
+    assert again[2].targets["mask"].equal(dataset[2].targets["mask"])
+
+
+def test_an_epoch_reads_every_sample_once_and_a_few_shards_at_a_time(tmp_path: Path) -> None:
+    dataset = ShardDataset(foreign(tmp_path / "s", 7, 5), window=3)
+    shard_of = np.repeat(np.arange(7), 5)
+    orders = [dataset.epoch_order(1, epoch) for epoch in range(4)]
+    for order in orders:
+        assert sorted(order.tolist()) == list(range(35))
+        groups = [set(shard_of[order[i : i + 15]].tolist()) for i in (0, 15, 30)]
+        assert [len(g) for g in groups] == [3, 3, 1]
+        assert not groups[0] & groups[1]
+        assert len(set(np.diff(shard_of[order[:15]]).tolist())) > 2  # shuffled inside
+    assert len({tuple(order.tolist()) for order in orders}) == 4
+    np.testing.assert_array_equal(dataset.epoch_order(1, 2), orders[2])
+    assert dataset.epoch_order(2, 2).tolist() != orders[2].tolist()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_run_goes_on_in_the_middle_of_a_shard(tmp_path: Path, workers: int) -> None:
+    dataset = ShardDataset(foreign(tmp_path / "s", 4, 5), window=2)
+    task = SegmentationTask(CLASSES)
+
+    def ids(start: int, rank: int = 0, world_size: int = 1, count: int = 12) -> list[str]:
+        loader: DataLoader[Any] = make_loader(
+            dataset, task, batch_size=3, shuffle=True, seed=5, start=start, rank=rank,
+            world_size=world_size, num_workers=workers if start else 0,
+        )  # fmt: skip
+        return [m["id"] for batch in islice(loader, count) for m in batch["meta"]]
+
+    whole = ids(0)
+    assert sorted(whole[:20]) == sorted(dataset.ids)
+    assert whole[:20] == [dataset.ids[i] for i in dataset.epoch_order(5, 0).tolist()]
+    assert ids(9)[:20] == whole[9:29]
+    ranks = [ids(6, rank, 2, count=4) for rank in (0, 1)]
+    dealt = [i for a in range(0, 12, 3) for rank in ranks for i in rank[a : a + 3]]
+    assert dealt == whole[12:36]
+
+
+def test_the_sampler_reads_in_the_sets_order_on_every_rank(tmp_path: Path) -> None:
+    dataset = ShardDataset(foreign(tmp_path / "s", 4, 5), window=1)
+    shares = [
+        list(islice(EpochSampler(20, seed=3, rank=r, world_size=2, order=dataset.epoch_order), 10))
+        for r in (0, 1)
+    ]
+    assert sorted(index for share in shares for _, index in share) == list(range(20))
+    for share in shares:
+        assert len({index // 5 for _, index in share[:2]}) == 1
+
+
+def test_a_mask_out_of_range_is_named(tmp_path: Path) -> None:
+    wrong = np.zeros((16, 24), np.uint8)
+    wrong[3, 7] = 9
+    dataset = ShardDataset(
+        foreign(tmp_path / "s", 1, 3, n1=wrong), labels=True, protocol=Protocol(CLASSES)
+    )
+    assert dataset[0].targets
+    with pytest.raises(DataError, match=r"000\.tar/n1\.mask\.png: label value 9 in 1 pixel.*row 3"):
+        dataset[1]
+    small = ShardDataset(
+        foreign(tmp_path / "t", 1, 1, n0=wrong[:5]), labels=True, protocol=Protocol(CLASSES)
+    )
+    with pytest.raises(DataError, match=r"n0: the mask has 24 x 5 pixels, the image 24 x 16"):
+        small[0]
+
+
+def test_a_damaged_image_is_named(tmp_path: Path) -> None:
+    damaged = png(image_of(0))[:-40]
+    write_shard(tmp_path / "a.tar", [tar_members([("k.png", damaged)])[0]])
+    with pytest.raises(DataError, match=r"a\.tar/k: damaged or truncated"):
+        ShardDataset(tmp_path / "a.tar")[0]
+
+
+def test_labels_without_a_meaning_or_without_a_mask_are_refused(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", [tar_members([("k.png", png(image_of(0)))])[0]])
+    with pytest.raises(DataError, match="say what the masks mean"):
+        ShardDataset(tmp_path / "a.tar", labels=True)
+    dataset = ShardDataset(tmp_path / "a.tar", labels=True, protocol=Protocol(CLASSES))
+    with pytest.raises(DataError, match=r"a\.tar/k: no mask is stored"):
+        dataset[0]
+    with pytest.raises(DataError, match="nor a folder that holds any"):
+        ShardDataset(tmp_path / "absent")
+
+
+def test_a_contact_sheet_of_shards(prepared: Path, tmp_path: Path) -> None:
+    sheet = contact_sheet(ShardDataset(prepared, labels=True), tmp_path / "sheet.png", count=4)
+    with Image.open(sheet) as picture:
+        assert picture.size[0] > 300
+
+
+@pytest.fixture
+def released(tmp_path: Path) -> Path:
+    """The layout of the released RS4P-1M."""
+    folder = tmp_path / "unlabeled/RS4P-1M/images"
+    folder.mkdir(parents=True)
+    for i in range(10):
+        Image.fromarray(image_of(i)).save(folder / f"{i}.png")
+    Image.fromarray(image_of(3)[..., 0]).save(folder / "3.png")  # a grey one
+    lines = [f"unlabeled/RS4P-1M/images/{i}.png unlabeled/RS4P-1M/masks/{i}.png" for i in range(10)]
+    (tmp_path / "list.txt").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def test_of_the_released_list_the_first_column_is_read(released: Path) -> None:
+    dataset = UnlabelledFolder(released, released / "list.txt")
+    assert len(dataset) == 10
+    assert dataset.ids[9] == "unlabeled/RS4P-1M/images/9.png"
+    np.testing.assert_array_equal(dataset[9].image, image_of(9).transpose(2, 0, 1))
+    assert dataset[3].image.shape == (3, 16, 24)
+    assert not dataset[9].targets
+    assert pickle.loads(pickle.dumps(dataset))[9].image.equal(dataset[9].image)
+    assert len(UnlabelledFolder(released / "unlabeled")) == 10
+
+
+def test_the_catalogue_knows_the_released_layout(released: Path) -> None:
+    from swath.core.data.catalogue import load_dataset
+
+    assert len(load_dataset("rs4p1m", released)) == 10
+    assert len(load_dataset("rs4p1m", released / "unlabeled/RS4P-1M")) == 10
+    assert not load_dataset("rs4p1m", released)[0].targets
+
+
+def test_missing_files_are_counted_and_the_first_named(released: Path) -> None:
+    for i in (2, 5):
+        (released / f"unlabeled/RS4P-1M/images/{i}.png").unlink()
+    with pytest.raises(DataError, match=r"2 of 10 images can't be read .*images/2\.png: no such"):
+        UnlabelledFolder(released, released / "list.txt")
+    with pytest.warns(UserWarning, match="2 of 10.*left out"):
+        dataset = UnlabelledFolder(released, released / "list.txt", max_broken=0.2)
+    assert len(dataset) == 8
+    assert [Path(name).stem for name in dataset.missing] == ["2", "5"]
+    with pytest.raises(DataError, match="isn't a folder"):
+        UnlabelledFolder(released / "absent", released / "list.txt")
+
+
+def test_the_next_image_takes_the_place_of_a_broken_one(released: Path) -> None:
+    folder = released / "unlabeled/RS4P-1M/images"
+    (folder / "4.png").write_bytes((folder / "4.png").read_bytes()[:100])
+    strict = UnlabelledFolder(released, released / "list.txt")
+    with pytest.raises(DataError, match=r"1 of 10 images can't be read.*4\.png.*max_broken=0 "):
+        strict[4]
+    lenient = UnlabelledFolder(released, released / "list.txt", max_broken=0.1)
+    with pytest.warns(UserWarning, match=r"4\.png: damaged.*takes its place"):
+        sample = lenient[4]
+    assert sample.meta["id"].endswith("/5.png")
+    (folder / "9.png").write_bytes(b"rubbish")
+    with pytest.raises(DataError, match="2 of 10 images"):
+        lenient[9]
+
+
+def test_images_are_tensors_of_bytes(prepared: Path) -> None:
+    image = ShardDataset(prepared)[0].image
+    assert isinstance(image, Tensor)
+    assert str(image.dtype) == "torch.uint8"
