@@ -160,7 +160,7 @@ class S4PTask(SegmentationTask):
             )
         label, confidence = self._pseudo_labels(model, batch)
         logits = model(torch.cat([batch["image"], batch["strong"]])).float()
-        labelled, strong = logits.split([len(batch["image"]), len(batch["strong"])])
+        labelled, strong = logits[: len(batch["image"])], logits[len(batch["image"]) :]
         ignore = batch["ignore"]
         losses = self.losses_of(labelled, batch["mask"])
         losses["unlabelled"] = unlabelled_loss(
@@ -197,7 +197,7 @@ def _pasted(values: Tensor, mixed: Tensor, box: Tensor) -> Tensor:
         mixed: int64 ``(M,)``: image of each partner.
         box: bool ``(B, H, W)``.
     """
-    own, partners = values.split([len(box), len(mixed)])
+    own, partners = values[: len(box)], values[len(box) :]
     return cutmix(own, own.index_copy(0, mixed, partners), box)
 
 

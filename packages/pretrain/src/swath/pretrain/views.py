@@ -176,11 +176,15 @@ class RandomGrayscale(v2.RandomGrayscale):  # type: ignore[misc]
         return tv_tensors.wrap(grey.as_subclass(Tensor).contiguous(), like=inpt)
 
 
-def strong_view() -> v2.Compose:
-    """What is done to the colours of a weak view; nothing in it moves."""
+def strong_view(hue: float = 0.25) -> v2.Compose:
+    """What is done to the colours of a weak view; nothing in it moves.
+
+    Args:
+        hue: Largest shift of the hue in turns; less where the colour says what a thing is.
+    """
     return v2.Compose(
         [
-            ColorJitter(0.5, 0.5, 0.5, 0.25, p=0.8),
+            ColorJitter(0.5, 0.5, 0.5, hue, p=0.8),
             RandomGrayscale(p=0.2),
             GaussianBlur((0.1, 2.0), p=0.5),
         ]
@@ -245,12 +249,19 @@ class S4PViews:
     Args:
         size: Side of all views in pixels.
         scale: See `RandomLongSide`.
+        hue: See `strong_view`.
         ignore_index: What padding is in a semantic mask.
     """
 
-    def __init__(self, size: int = 512, scale: Range = (0.5, 2.0), ignore_index: int = 255) -> None:
+    def __init__(
+        self,
+        size: int = 512,
+        scale: Range = (0.5, 2.0),
+        hue: float = 0.25,
+        ignore_index: int = 255,
+    ) -> None:
         self.weak = weak_view(size, scale, ignore_index=ignore_index)
-        self.strong = strong_view()
+        self.strong = strong_view(hue)
 
     def __call__(
         self, image: Any, targets: dict[str, Any], valid: Any
