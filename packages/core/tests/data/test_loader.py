@@ -1,8 +1,10 @@
 """Loading: the same samples whatever the workers, ranks and resumes."""
 
 import random
+import subprocess
+import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -11,9 +13,9 @@ import pytest
 import torch
 from torchvision import tv_tensors
 
-from swath.core.data.loader import Augmented, EpochSampler, make_loader, seeded
+from swath.core.data.loader import Augmented, EpochSampler, SampleStream, make_loader, seeded
 from swath.core.data.transforms import Dihedral, strong_augment
-from swath.core.errors import DataError
+from swath.core.errors import ConfigError, DataError
 from swath.core.sample import Sample
 from swath.core.structures import RotatedBoxes
 
@@ -181,6 +183,81 @@ def test_starting_late_gives_the_same_batches_and_reads_nothing_before() -> None
         assert torch.equal(a["image"], b["image"])
 
 
+class Counting(SampleStream):
+    """Counts through ``Numbered``'s samples, each epoch from another one on; notes its reads."""
+
+    def __init__(self, length: int = 10, ends_at: int | None = None) -> None:
+        self.samples, self.ends_at = Numbered(length), ends_at
+        self.opened: list[tuple[int, int]] = []
+
+    def __len__(self) -> int:
+        return self.samples.length
+
+    def read(self, epoch: int, start: int) -> Iterator[Sample]:
+        self.opened.append((epoch, start))
+        for place in range(start, len(self) if self.ends_at is None else self.ends_at):
+            sample = self.samples[(place + epoch) % len(self)]
+            sample.meta["drawn"] = torch.rand(()).item()
+            yield sample
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_stream_gives_the_same_batches_with_any_number_of_workers(workers: int) -> None:
+    alone = list(islice(loader(Counting(), shuffle=True), 11))
+    assert [i for b in alone for i in b["ids"]][:20] == [
+        *(str(i) for i in range(10)),
+        *(str(i) for i in (*range(1, 10), 0)),
+    ]
+    helped = list(islice(loader(Counting(), shuffle=True, num_workers=workers), 11))
+    for a, b in zip(alone, helped, strict=True):
+        assert a["ids"] == b["ids"]
+        assert torch.equal(a["image"], b["image"])
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_ranks_share_a_stream_and_begin_late_without_reading_what_comes_before(
+    world_size: int,
+) -> None:
+    alone = list(islice(loader(Counting(), shuffle=True), 4 * world_size))
+    for rank in range(world_size):
+        stream = Counting()
+        share = {"shuffle": True, "rank": rank, "world_size": world_size, "start": 2 * 4}
+        late = list(islice(loader(stream, **share), 2))
+        for a, b in zip(alone[2 * world_size + rank :: world_size], late, strict=True):
+            assert a["ids"] == b["ids"]
+            assert torch.equal(a["image"], b["image"])
+        assert len(stream.samples.read) == 8
+
+
+def test_a_stream_is_opened_once_an_epoch_if_nobody_shares_it() -> None:
+    stream = Counting()
+    list(islice(loader(stream, shuffle=True), 5))
+    assert stream.opened == [(0, 0), (1, 0)]
+
+
+def test_random_numbers_of_a_stream_belong_to_the_place() -> None:
+    def drawn(start: int) -> list[float]:
+        keep: Any = {"batch_size": 5, "shuffle": True, "start": start}
+        batch = next(iter(make_loader(Counting(), Keep(), **keep)))  # type: ignore[arg-type]
+        return [sample.meta["drawn"] for sample in batch]  # type: ignore[union-attr]
+
+    assert len(set(drawn(0))) == 5
+    assert drawn(5) == drawn(5) != drawn(0)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_stream_shorter_than_it_says_is_reported_in_one_line(num_workers: int) -> None:
+    with pytest.raises(DataError, match=r"place 7 of epoch 0, short of the 10 samples it claims"):
+        list(loader(Counting(ends_at=7), shuffle=True, num_workers=num_workers))
+
+
+def test_a_stream_is_for_training() -> None:
+    with pytest.raises(ConfigError, match="is a stream, to train on"):
+        loader(Counting())
+    with pytest.raises(TypeError, match="abstract"):
+        SampleStream()  # type: ignore[abstract]
+
+
 def test_evaluation_sees_every_sample_once_in_order() -> None:
     batches = list(loader(transform=None, num_workers=0))
     assert [i for b in batches for i in b["ids"]] == [str(i) for i in range(10)]
@@ -196,6 +273,32 @@ def test_an_unreadable_sample_is_reported_in_one_line(num_workers: int) -> None:
     with pytest.raises(DataError) as caught:
         list(loader(Numbered(broken=6), num_workers=num_workers))
     assert str(caught.value) == "6.png is truncated; copy it again"
+
+
+ABANDONED = """
+import torch
+from swath.core.data.loader import make_loader
+
+class Ones:
+    def __len__(self):
+        return 8
+    def __getitem__(self, index):
+        from swath.core.sample import Sample
+        return Sample(torch.ones(3, 4, 4, dtype=torch.uint8))
+
+class First:
+    def collate(self, samples):
+        return {"image": samples[0].image}
+
+batches = iter(make_loader(Ones(), First(), batch_size=2, num_workers=1, shuffle=True))
+next(batches)
+raise SystemExit(7)
+"""
+
+
+def test_a_program_can_end_with_a_loader_at_work() -> None:
+    done = subprocess.run([sys.executable, "-c", ABANDONED], timeout=100, check=False)
+    assert done.returncode == 7
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from swath.core.config import TrainConfig
+from swath.core.data.loader import SampleStream
 from swath.core.engine.pieces import adamw_cosine
 from swath.core.models.unet import UNet
 from swath.core.sample import Sample
@@ -49,6 +50,20 @@ class Squares:
         return Sample(
             image, {"mask": tv_tensors.Mask(mask)}, meta={"id": str(index), "path": f"{index}.tif"}
         )
+
+
+class Tape(SampleStream):
+    """The same samples one after the other, each epoch beginning with another one."""
+
+    def __init__(self, count: int = 12) -> None:
+        self.squares = Squares(count)
+
+    def __len__(self) -> int:
+        return self.squares.count
+
+    def read(self, epoch: int, start: int) -> Iterator[Sample]:
+        for place in range(start, len(self)):
+            yield self.squares[(place + 5 * epoch) % len(self)]
 
 
 class Flips:
@@ -100,6 +115,11 @@ def toy() -> Callable[..., TrainConfig]:
 @pytest.fixture
 def squares() -> type[Squares]:
     return Squares
+
+
+@pytest.fixture
+def tape() -> type[Tape]:
+    return Tape
 
 
 @pytest.fixture

@@ -1,23 +1,57 @@
+import functools
+import itertools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
+from torch import nn
+from torch._dynamo import lookup_backend
+from torch.utils.data import IterableDataset
 
 import swath.core
 from swath.core.checkpoint.store import load_pair
 from swath.core.config import TrainConfig
 from swath.core.engine import smoke, train
+from swath.core.engine.checkpointing import RunFolder
 from swath.core.engine.pieces import sgd_poly
+from swath.core.engine.runner import ClippingOptimizer
 from swath.core.errors import ConfigError, DataError, SwathError, TrainingError
+from swath.core.models.unet import UNet
 from swath.core.segmentation import SegmentationTask
 from swath.core.spec import Spec
 
 Toy = Callable[..., TrainConfig]
+
+
+class Smooth(nn.Module):
+    """Without kinks and dropout, whose random numbers compiled code draws in another way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.GELU(), nn.Conv2d(4, 2, 1)
+        )
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.layers(image)
+        return scores
+
+
+def counting(graph: Any, inputs: Any) -> Any:
+    """A compiler of torch's that remembers that it was asked."""
+    counting.graphs = getattr(counting, "graphs", 0) + 1  # type: ignore[attr-defined]
+    return lookup_backend("aot_eager")(graph, inputs)
+
+
+class Endless(IterableDataset[int]):
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count()
 
 
 def tensors(run: Path) -> dict[str, torch.Tensor]:
@@ -41,11 +75,13 @@ def assert_same_run(first: Path, second: Path) -> None:
     assert log(first) == log(second)
 
 
+@pytest.mark.parametrize("kind", ["map-style", "stream"])
 @pytest.mark.parametrize(("workers", "stop_at"), [(0, 20), (2, 20), (0, 13)])
 def test_twenty_and_twenty_steps_are_forty_bit_for_bit(
-    toy: Toy, tmp_path: Path, workers: int, stop_at: int
+    toy: Toy, tmp_path: Path, workers: int, stop_at: int, kind: str, squares: Any, tape: Any
 ) -> None:
     config = toy(
+        train=Spec(squares if kind == "map-style" else tape),
         iterations=40,
         num_workers=workers,
         val_every=20,
@@ -73,8 +109,9 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(
     assert log(tmp_path / "a") != log(tmp_path / "c")
 
 
+@pytest.mark.parametrize("kind", ["map-style", "stream"])
 def test_a_resumed_run_reads_no_consumed_sample_again(
-    toy: Toy, tmp_path: Path, squares: Any, monkeypatch: pytest.MonkeyPatch
+    toy: Toy, tmp_path: Path, kind: str, squares: Any, tape: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sets = []
     build = Spec.build
@@ -83,10 +120,11 @@ def test_a_resumed_run_reads_no_consumed_sample_again(
         "build",
         lambda self, **k: sets.append(build(self, **k)) or sets[-1],
     )
-    config = toy(val=None, iterations=30, augment=None)
+    spec = Spec(squares if kind == "map-style" else tape)
+    config = toy(train=spec, val=None, iterations=30, augment=None)
     train(config, tmp_path, until=24, progress=False)
     train(config, tmp_path, resume=True, progress=False)
-    first, second = [s for s in sets if isinstance(s, squares)]
+    first, second = [getattr(s, "squares", s) for s in sets if isinstance(s, squares | tape)]
     assert len(first.read) == 24 * 4
     assert len(second.read) == 6 * 4
     assert sorted(second.read) == sorted([*range(12)] * 2)  # whole epochs: 24 is two more
@@ -114,6 +152,7 @@ def test_the_folder_holds_what_is_documented_and_nothing_else(toy: Toy, tmp_path
     summary = train(config, tmp_path / "run", progress=False)
     names = sorted(str(f.relative_to(tmp_path / "run")) for f in (tmp_path / "run").rglob("*.*"))
     assert names == [
+        ".lock",
         "best.safetensors",
         "checkpoints/step_00000012.safetensors",
         "checkpoints/step_00000012.trainer.safetensors",
@@ -171,14 +210,76 @@ def test_accumulated_batches_are_one_large_batch(toy: Toy, tmp_path: Path, pixel
 
 @pytest.mark.parametrize(
     "changes",
-    [{"precision": "bf16"}, {"channels_last": True}, {"optimizer": sgd_poly(lr=0.05)}],
-    ids=["bf16", "channels_last", "sgd"],
+    [
+        {"precision": "bf16"},
+        {"precision": "fp16"},
+        {"channels_last": True},
+        {"optimizer": sgd_poly(lr=0.05)},
+    ],
+    ids=["bf16", "fp16", "channels_last", "sgd"],
 )
 def test_options_train_as_well(toy: Toy, tmp_path: Path, changes: Any) -> None:
     summary = train(toy(iterations=30, val_every=30, **changes), tmp_path, progress=False)
     losses = [line["loss"] for line in log(tmp_path) if "loss" in line]
     assert losses[-1] < 0.7 * losses[0]
     assert summary.best is not None
+
+
+def test_fp16_goes_on_with_the_gradient_scale_it_had(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def eager_scaler(device: str, enabled: bool) -> torch.amp.GradScaler:
+        return scaler(device, enabled=enabled, init_scale=2.0**60, growth_interval=3)
+
+    # overflows at first, then grows every third step
+    scaler = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", eager_scaler)
+    config = toy(precision="fp16", iterations=60, checkpoint_every=60, val=None, log_every=1)
+    train(config, tmp_path / "whole", progress=False)
+    train(config, tmp_path / "parts", until=50, progress=False)
+    with safe_open(RunFolder(tmp_path / "parts").trainer(50), framework="pt") as file:
+        saved = json.loads(file.metadata()["swath_trainer"])["scaler"]
+    assert 1.0 < saved["scale"] < 2.0**60
+    train(config, tmp_path / "parts", resume=True, progress=False)
+    for file in (tmp_path / "parts" / "checkpoints").glob("step_00000050*"):
+        file.unlink()
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_the_norm_of_the_true_gradient_is_clipped(enabled: bool) -> None:
+    layer = nn.Linear(2, 1, bias=False)
+    nn.init.zeros_(layer.weight)
+    sgd = torch.optim.SGD(layer.parameters(), lr=1.0)
+    scaler = torch.amp.GradScaler("cpu", enabled=enabled, init_scale=1024.0)
+    optimizer = ClippingOptimizer(sgd, scaler, clip_norm=0.5)
+    optimizer.backward(layer(torch.tensor([[3.0, 4.0]])).sum())  # of norm 5
+    optimizer.step()
+    torch.testing.assert_close(layer.weight.detach(), torch.tensor([[-0.3, -0.4]]))
+
+
+def test_a_compiled_model_learns_the_same_and_is_saved_under_the_same_names(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # traced and differentiated as always, but not turned into C++, which takes minutes
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counting))
+    for name, compiled in (("eager", False), ("compiled", True)):
+        config = toy(model=Spec(Smooth), compile=compiled, ema=0.9)
+        train(config, tmp_path / name, progress=False)
+    eager, compiled_run = tensors(tmp_path / "eager"), tensors(tmp_path / "compiled")
+    assert eager.keys() == compiled_run.keys()
+    assert not [name for name in eager if "_orig_mod" in name]
+    weights = [name for name in eager if "random/" not in name]
+    worst = max(float((eager[name] - compiled_run[name]).abs().max()) for name in weights)
+    print(f"largest difference of a weight or moment: {worst:.1e}")
+    assert worst < 1e-5
+    assert counting.graphs > 0  # type: ignore[attr-defined]
+    assert log(tmp_path / "compiled")[-1]["step"] == 12
+
+
+def test_sync_batchnorm_is_refused_where_torch_does_not_have_it(toy: Toy, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="sync_batchnorm=True needs GPUs; leave it out on a CPU"):
+        train(toy(sync_batchnorm=True), tmp_path, device="cpu", progress=False)
 
 
 def test_a_loss_that_is_nan_stops_the_run_and_keeps_the_last_good_checkpoint(
@@ -200,6 +301,17 @@ def test_a_folder_with_a_run_is_not_written_over_unasked(toy: Toy, tmp_path: Pat
     assert [line["step"] for line in log(tmp_path)] == [1, 1]
 
 
+def test_a_mistake_in_the_new_config_does_not_cost_the_old_run(
+    toy: Toy, tmp_path: Path, squares: Any
+) -> None:
+    train(toy(iterations=2), tmp_path, progress=False)
+    before = tensors(tmp_path)
+    with pytest.raises(DataError, match="is empty"):
+        train(toy(val=Spec(squares, count=0)), tmp_path, overwrite=True, progress=False)
+    assert tensors(tmp_path).keys() == before.keys()
+    assert (tmp_path / "log.jsonl").exists()
+
+
 def test_a_config_json_of_something_else_is_not_written_over(toy: Toy, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"mine": 1}')
     with pytest.raises(ConfigError, match="isn't a run's"):
@@ -210,8 +322,25 @@ def test_a_run_is_resumed_only_with_its_own_config(toy: Toy, tmp_path: Path) -> 
     train(toy(), tmp_path, until=6, progress=False)
     with pytest.raises(ConfigError, match="another batch_size, seed"):
         train(toy(seed=5, batch_size=2), tmp_path, resume=True, progress=False)
+    changed = toy(model=Spec(UNet, num_classes=2), optimizer=sgd_poly(lr=1.0), ema=0.5)
+    with pytest.raises(ConfigError, match="another model, optimizer, ema; resume it with the sav"):
+        train(changed, tmp_path, resume=True, progress=False)
     longer = train(toy(iterations=14, num_workers=1), tmp_path, resume=True, progress=False)
     assert longer.step == 14
+    (tmp_path / "config.json").write_text('{"model": ')
+    with pytest.raises(ConfigError, match=r"config.json: damaged .*remove it and resume"):
+        train(toy(), tmp_path, resume=True, progress=False)
+    (tmp_path / "config.json").unlink()
+    assert train(toy(iterations=15), tmp_path, resume=True, progress=False).step == 15
+
+
+def test_an_iterable_set_that_cannot_be_resumed_is_refused(
+    toy: Toy, tmp_path: Path, tape: Any
+) -> None:
+    with pytest.raises(ConfigError, match=r"make it map-style or a swath.*SampleStream"):
+        train(toy(train=Spec(Endless)), tmp_path, progress=False)
+    with pytest.raises(ConfigError, match=r"the val set .* is a stream, to train on"):
+        train(toy(val=Spec(tape)), tmp_path, progress=False)
 
 
 def test_an_empty_set_and_labels_out_of_range_are_named(

@@ -37,7 +37,8 @@ class TrainConfig:
     Attributes:
         model: Builds the `nn.Module`.
         task: Builds the `swath.core.task.Task`.
-        train: Builds the training set: map-style, of untransformed samples.
+        train: Builds the training set of untransformed samples: map-style, or a
+            `swath.core.data.loader.SampleStream`.
         optimizer: Builds a callable ``(model, iterations) -> Optimisation``; made by the functions
             of `swath.core.engine.pieces`.
         iterations: Optimiser steps.

@@ -7,6 +7,15 @@ from pathlib import Path
 from uuid import uuid4
 
 
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove what processes that were killed inside `atomic_path` have left in a folder.
+
+    Nobody else may be writing there.
+    """
+    for leftover in Path(folder).glob(f".*.{'[0-9a-f]' * 8}.part*"):
+        leftover.unlink(missing_ok=True)
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary name beside ``path`` that becomes ``path`` if the block succeeds.

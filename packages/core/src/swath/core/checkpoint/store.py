@@ -66,10 +66,26 @@ def save_model(
         "card": dict(card or {}),
         "training": dict(training or {}),
     }
-    metadata = {"swath": json.dumps(description), "sha256": _NO_HASH}
     tensors = model.state_dict() if isinstance(model, nn.Module) else model
+    save_sealed(path, tensors, {"swath": json.dumps(description)}, dtype)
+
+
+def save_sealed(
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write tensors with metadata and the file's own hash, which `verify` checks; atomic.
+
+    Args:
+        path: The file.
+        tensors: By name; may share memory.
+        metadata: Text by name.
+        dtype: See `save_model`.
+    """
     with atomic_path(path) as temporary:
-        save_file(_storable(tensors, dtype), temporary, metadata)
+        save_file(_storable(tensors, dtype), temporary, {**metadata, "sha256": _NO_HASH})
         temporary.chmod(0o644)  # safetensors makes its files private
         _seal(temporary)
 
@@ -143,7 +159,7 @@ def describe(path: str | Path) -> dict[str, Any]:
 
 
 def verify(path: str | Path) -> None:
-    """Check the hash that a checkpoint of ours carries.
+    """Check the hash that a file of ours carries: a checkpoint, or what `save_sealed` wrote.
 
     Raises:
         CheckpointError: If a single byte of the file isn't what was saved.

@@ -3,22 +3,27 @@
 A sample's augmentation is a function of (seed, epoch, index): the same for any number of workers
 and ranks, after a resume, and whatever was loaded before. Samplers therefore yield *keys*
 ``(epoch, index)``, and `Augmented` turns a key into a sample under a random state of its own.
+`Streamed` does the same for sets that are read in sequence: there, a key names a place.
 """
 
+import atexit
 import itertools
 import random
 import signal
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
+from weakref import WeakSet
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
 
-from swath.core.errors import SwathError
+from swath.core.errors import ConfigError, DataError, SwathError
 from swath.core.sample import Sample
 from swath.core.task import Batch, Task
 
@@ -35,6 +40,31 @@ class Samples(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Sample: ...
+
+
+class SampleStream(IterableDataset[Sample]):
+    """A training set that is read in sequence, and can be begun anywhere.
+
+    A subclass says how many samples an epoch has and reads on from a given place; it makes its own
+    order. Workers and ranks each read the places of their own batches, and a run that resumes
+    begins with the first place that wasn't consumed: so beginning late must not cost reading what
+    comes before, as it doesn't where the sizes of shards or the offsets in a file are known.
+    """
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Samples in an epoch."""
+
+    @abstractmethod
+    def read(self, epoch: int, start: int) -> Iterator[Sample]:
+        """The samples of an epoch, in its order, from place ``start`` on.
+
+        What a place holds may depend on the epoch and on nothing else. Random numbers of torch's,
+        numpy's and Python's global generators are the same whenever a place is read.
+        """
+
+    def __iter__(self) -> Iterator[Sample]:
+        return self.read(0, 0)
 
 
 class EpochSampler(Sampler[Key]):
@@ -124,6 +154,55 @@ class Augmented(Dataset[Sample]):
             return sample if self.transform is None else sample.map(self.transform)
 
 
+class Streamed(IterableDataset[Sample | SwathError]):
+    """A stream under a transform: the places of this rank's, and this worker's, batches.
+
+    Args:
+        stream: What is read.
+        places: Keys ``(epoch, place)`` of this rank, in order.
+        transform: What `Sample.map` takes, or None.
+        seed: Non-negative.
+    """
+
+    def __init__(
+        self,
+        stream: SampleStream,
+        places: EpochSampler,
+        transform: Callable[..., Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.stream, self.places, self.transform, self.seed = stream, places, transform, seed
+
+    def __iter__(self) -> Iterator[Sample | SwathError]:
+        samples: Iterator[Sample] = iter(())
+        following: Key | None = None  # where `samples` stands
+        result: Sample | SwathError
+        for epoch, place in self._places_of_this_worker():
+            with seeded(self.seed, epoch, place):
+                try:
+                    if (epoch, place) != following:
+                        samples = self.stream.read(epoch, place)
+                    sample = next(samples, None)
+                    if sample is None:
+                        raise DataError(
+                            f"{self.stream!r} ended at place {place} of epoch {epoch}, short of "
+                            f"the {len(self.stream)} samples it claims; mend its __len__ or read"
+                        )
+                    result = sample if self.transform is None else sample.map(self.transform)
+                except SwathError as error:
+                    result = error  # out of a worker, where it would become a traceback
+            yield result
+            following = epoch, place + 1
+
+    def _places_of_this_worker(self) -> Iterator[Key]:
+        """A `DataLoader` takes one batch from each of its workers in turn."""
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        for number, key in enumerate(self.places):
+            if number // self.places.batch_size % workers == worker:
+                yield key
+
+
 @contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
     """Random states of torch (CPU), numpy and ``random`` that depend on these numbers alone.
@@ -149,7 +228,7 @@ def seeded(*numbers: int) -> Iterator[None]:
 
 
 def make_loader(
-    dataset: Samples,
+    dataset: Samples | SampleStream,
     task: Task,
     *,
     batch_size: int,
@@ -166,7 +245,8 @@ def make_loader(
 
     Args:
         dataset: Map-style data set of samples. A method ``epoch_order(seed, epoch)``, if it has
-            one, is the `Order` in which it is shuffled.
+            one, is the `Order` in which it is shuffled. For training, also a `SampleStream`, which
+            has an order of its own.
         task: Collates.
         batch_size: Samples in a batch (of this rank).
         num_workers: Processes that read ahead; 0 loads in this one. The batches are the same.
@@ -182,12 +262,16 @@ def make_loader(
     Returns:
         A `DataLoader` over `Batch`. Errors that the user can mend arrive from workers as they were
         raised, in one line.
+
+    Raises:
+        ConfigError: If a stream is to be evaluated on.
     """
-    sampler: Sampler[Key] | Sequence[Key]
+    sampler: Sampler[Key] | Sequence[Key] | None
     if shuffle:
         sampler = EpochSampler(
             len(dataset),
             seed=seed,
+            shuffle=not isinstance(dataset, SampleStream),
             start=start,
             rank=rank,
             world_size=world_size,
@@ -197,8 +281,15 @@ def make_loader(
     else:
         first = start * world_size + rank
         sampler = [(0, index) for index in range(first, len(dataset), world_size)]
+    source: Dataset[Any]
+    if isinstance(dataset, SampleStream):
+        if not isinstance(sampler, EpochSampler):
+            raise ConfigError(f"{dataset!r} is a stream, to train on; evaluate on a map-style set")
+        source, sampler = Streamed(dataset, sampler, transform, seed), None
+    else:
+        source = _Guarded(Augmented(dataset, transform, seed))
     return _Loader(
-        _Guarded(Augmented(dataset, transform, seed)),
+        source,
         batch_size=batch_size,
         sampler=sampler,
         num_workers=num_workers,
@@ -244,14 +335,26 @@ class _Collate:
         return next(sample for sample in samples if isinstance(sample, SwathError))
 
 
-class _Loader(DataLoader[Batch]):
+class _Loader(DataLoader[Any]):
     """Raises the errors that `_Guarded` let through."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        for batch in super().__iter__():
+        batches = super().__iter__()
+        _workers.update(getattr(batches, "_workers", ()))
+        for batch in batches:
             if isinstance(batch, SwathError):
                 raise batch
             yield batch
+
+
+_workers: WeakSet[BaseProcess] = WeakSet()
+
+
+@atexit.register
+def _end_workers() -> None:
+    """End those that an iterator left behind, since Python waits for them after a SIGTERM only."""
+    for process in _workers:
+        process.kill()
 
 
 def _prepare_worker(worker: int) -> None:

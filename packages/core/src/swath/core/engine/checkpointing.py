@@ -8,6 +8,7 @@ No file is ever half-written, and nothing of it is a pickle.
 
 import json
 import os
+import platform
 import random
 import shutil
 from collections.abc import Iterator, Mapping
@@ -18,17 +19,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from swath.core.checkpoint.store import save_model, verify
+from swath.core.checkpoint.store import save_model, save_sealed, verify
 from swath.core.config import TrainConfig
 from swath.core.engine import distributed
 from swath.core.engine.distributed import World
 from swath.core.engine.ema import ExponentialMovingAverage
 from swath.core.errors import CheckpointError, ConfigError, SwathError, TrainingError
-from swath.core.files import atomic_path
+from swath.core.files import atomic_path, remove_leftovers
 
 FORMAT = 2
 
@@ -86,6 +87,44 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
 
+    @contextmanager
+    def locked(self, world: World) -> Iterator[None]:
+        """Keep other runs out; the system opens the lock when this process ends, however it does.
+
+        What a run that was killed has left half-written is removed.
+
+        Args:
+            world: Rank 0 locks for all processes of the run.
+
+        Raises:
+            ConfigError: If another process is training here, or nothing can be written here.
+        """
+        if not world.main:
+            yield
+            return
+        lock, owner = FileLock(self.path / ".lock"), self.path / ".owner"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+            owner.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+            for folder in (self.path, self.checkpoints):
+                remove_leftovers(folder)
+        except Timeout as error:
+            running = owner.read_text(encoding="utf-8") if owner.exists() else "another process"
+            raise ConfigError(
+                f"{self.path}: {running} is training here; let it end, stop it, or choose another "
+                "--run-dir"
+            ) from error
+        except OSError as error:
+            raise ConfigError(
+                f"{self.path}: can't be a run's folder ({error.strerror}); choose another --run-dir"
+            ) from error
+        try:
+            yield
+        finally:
+            owner.unlink(missing_ok=True)
+            lock.release()
+
     def holds_a_run(self) -> bool:
         """Whether a run has been started here."""
         has_log = self.log.exists() and self.log.stat().st_size > 0
@@ -129,7 +168,7 @@ def save_checkpoint(folder: RunFolder, config: TrainConfig, state: TrainerState)
         return
     _require_finite(folder, state.step, judged)
     weights = folder.weights(state.step)
-    with _writing(folder):
+    with writing(folder):
         save_weights(weights, config, state, judged)
         save_trainer(folder.trainer(state.step), tensors, content)
         _publish(weights, folder.last)
@@ -144,7 +183,7 @@ def save_best(folder: RunFolder, config: TrainConfig, state: TrainerState) -> No
     if not state.world.main:
         return
     _require_finite(folder, state.step, judged)
-    with _writing(folder):
+    with writing(folder):
         save_weights(folder.best, config, state, judged)
 
 
@@ -190,10 +229,8 @@ def trainer_content(state: TrainerState) -> tuple[dict[str, Tensor], dict[str, A
 
 
 def save_trainer(path: Path, tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> None:
-    """Write what `trainer_content` gave; atomic."""
-    with atomic_path(path) as temporary:
-        copies = {k: v.to("cpu", copy=True).contiguous() for k, v in tensors.items()}
-        save_file(copies, temporary, {"swath_trainer": json.dumps(content)})
+    """Write what `trainer_content` gave, with its hash; atomic."""
+    save_sealed(path, tensors, {"swath_trainer": json.dumps(content)})
 
 
 def load_checkpoint(folder: RunFolder, step: int, state: TrainerState) -> None:
@@ -206,6 +243,7 @@ def load_checkpoint(folder: RunFolder, step: int, state: TrainerState) -> None:
     path = folder.trainer(step)
     weights = folder.weights(step)
     verify(weights)
+    verify(path)
     try:
         with safe_open(path, framework="pt") as file:
             content = json.loads(file.metadata()["swath_trainer"])
@@ -337,7 +375,12 @@ def advice(folder: RunFolder) -> str:
 
 
 @contextmanager
-def _writing(folder: RunFolder) -> Iterator[None]:
+def writing(folder: RunFolder) -> Iterator[None]:
+    """Say what is safe, and what to do, where a run's file can't be written.
+
+    Raises:
+        TrainingError: In place of the system's error.
+    """
     try:
         yield
     except SwathError:
@@ -347,7 +390,7 @@ def _writing(folder: RunFolder) -> Iterator[None]:
         steps = folder.steps()
         kept = f"step {steps[0]} is kept" if steps else "nothing is saved"
         raise TrainingError(
-            f"{folder.path}: the checkpoint can't be written ({error}); {kept}; make room, then "
+            f"{folder.path}: can't be written to ({error}); {kept}; make room or mend it, then "
             "continue with --resume"
         ) from error
 

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 import torch
 from mmengine.hooks import Hook
@@ -16,6 +16,7 @@ from swath.core.engine.checkpointing import (
     advice,
     save_best,
     save_checkpoint,
+    writing,
 )
 from swath.core.engine.distributed import mean_over_processes
 from swath.core.engine.evaluation import as_data
@@ -119,18 +120,19 @@ class LogHook(Hook):  # type: ignore[misc]
         self.sums: dict[str, Any] = {}
         self.count = 0
         self.trackers = tuple(trackers)
-        self.file: TextIO | None = None
+        self.file: BinaryIO | None = None
 
     def before_train(self, runner: Any) -> None:
         """Open the log; what a broken-off run wrote after its last checkpoint is dropped."""
         if not self.state.world.main:
             return
-        if self.folder.log.exists():
-            lines = self.folder.log.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if self._is_past(line)]
-            with atomic_path(self.folder.log) as temporary:
-                temporary.write_text("".join(kept), encoding="utf-8")
-        self.file = self.folder.log.open("a", encoding="utf-8")
+        with writing(self.folder):
+            if self.folder.log.exists():
+                lines = self.folder.log.read_bytes().splitlines(keepends=True)
+                with atomic_path(self.folder.log) as temporary:
+                    temporary.write_bytes(b"".join(line for line in lines if self._is_past(line)))
+            # without a buffer, whose rest couldn't be written either when the disk is full
+            self.file = self.folder.log.open("ab", buffering=0)
 
     def after_train_iter(self, runner: Any, outputs: Mapping[str, Any], **_: Any) -> None:
         """Add up; write the means when a line is due."""
@@ -175,7 +177,7 @@ class LogHook(Hook):  # type: ignore[misc]
         for tracker in self.trackers:
             tracker.log(step, {f"{part}/{name}": value for name, value in figures.items()})
 
-    def _is_past(self, line: str) -> bool:
+    def _is_past(self, line: bytes) -> bool:
         try:
             entry = json.loads(line)
             limit = self.state.validated if "val" in entry else self.state.step
@@ -185,8 +187,8 @@ class LogHook(Hook):  # type: ignore[misc]
 
     def _write(self, line: Mapping[str, Any]) -> None:
         if self.file is not None:
-            self.file.write(json.dumps(as_data(_rounded(line))) + "\n")
-            self.file.flush()
+            with writing(self.folder):
+                self.file.write(json.dumps(as_data(_rounded(line))).encode() + b"\n")
 
 
 class SaveHook(Hook):  # type: ignore[misc]
@@ -207,7 +209,7 @@ class SaveHook(Hook):  # type: ignore[misc]
             save_best(self.folder, self.config, self.state)
             if not self.state.world.main:
                 return
-            with atomic_path(self.folder.validation) as temporary:
+            with writing(self.folder), atomic_path(self.folder.validation) as temporary:
                 content = as_data({"step": self.state.step, **metrics})
                 temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 

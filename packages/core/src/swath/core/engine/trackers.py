@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from swath.core.checkpoint.fetch import offline
 from swath.core.config import TrainConfig
 from swath.core.engine.checkpointing import RunFolder
 from swath.core.errors import ConfigError, MissingDependencyError, suggest
@@ -46,7 +47,7 @@ class WeightsAndBiases:
 
     def __init__(self, folder: RunFolder, config: TrainConfig) -> None:
         wandb = _require("wandb", "wandb")
-        if os.environ.get("SWATH_OFFLINE") == "1":
+        if offline():
             os.environ.setdefault("WANDB_MODE", "offline")
         self.run = wandb.init(
             dir=str(folder.path),

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import IterableDataset
 
 from swath.core.checkpoint.safe import load_file
 from swath.core.config import TrainConfig
 from swath.core.engine import distributed
-from swath.core.engine.checkpointing import RunFolder, TrainerState, resume_latest
+from swath.core.engine.checkpointing import RunFolder, TrainerState, resume_latest, writing
 from swath.core.engine.distributed import World
 from swath.core.engine.ema import ExponentialMovingAverage
 from swath.core.engine.evaluation import evaluate, pick_device
@@ -82,7 +83,8 @@ def train(
 
     Writes to ``run_dir``: ``config.json``; ``log.jsonl`` with a line for each logged step and each
     validation; ``checkpoints/step_*.safetensors``; ``best.safetensors`` and ``last.safetensors``,
-    which `swath.core.load_model` opens; ``validation.json`` with all figures of the best one.
+    which `swath.core.load_model` opens; ``validation.json`` with all figures of the best one;
+    ``.lock``, which keeps a second run out of the folder.
 
     A run that is stopped and resumed ends bit for bit where it would have ended without the stop,
     on a CPU: data order, augmentation, dropout, optimiser and averages continue where they were,
@@ -103,7 +105,8 @@ def train(
         progress: Show a bar and messages.
 
     Raises:
-        ConfigError: If ``run_dir`` holds a run already, or one of another config.
+        ConfigError: If ``run_dir`` holds a run already, or one of another config; if another
+            process is training there, or nothing can be written there.
         DataError: If a data set is empty or wrong.
         TrainingError: If the loss stops being finite or checkpoints can't be written.
         CheckpointError: If there is nothing whole to resume from.
@@ -113,13 +116,14 @@ def train(
     if world.size > 1 and device is None and torch.cuda.is_available():
         device = f"cuda:{world.local_rank}"
     picked = pick_device(device)
-    with distributed.process_group(world, picked):
+    folder = RunFolder(run_dir)
+    with distributed.process_group(world, picked), folder.locked(world):
         return _train(
             config,
-            RunFolder(run_dir),
+            folder,
             world,
             picked,
-            resume=resume or distributed.restarted(),
+            resume=distributed.restarted() or (resume and not overwrite),
             overwrite=overwrite and not distributed.restarted(),
             until=until,
             trackers=trackers,
@@ -161,13 +165,18 @@ def _train(
         world=world,
         batches_per_step=config.accumulate * world.size,
     )
+    if (
+        overwrite and world.main
+    ):  # all pieces are built: the old run isn't lost to a mistake in them
+        folder.clear()
     if resume:
         notes += resume_latest(folder, state)
         notes.append(f"resuming at step {state.step} of {config.iterations}")
     if state.rng is None and world.rank:  # the weights are the same everywhere, dropout isn't
         seed_everything(hash((config.seed, state.step, world.rank)) % 2**63)
     if world.main:
-        config.save(folder.config)
+        with writing(folder):
+            config.save(folder.config)
 
     from swath.core.data.loader import make_loader
     from swath.core.engine import hooks
@@ -261,7 +270,6 @@ def smoke(config: TrainConfig) -> TrainConfig:
         log_every=1,
         batch_size=min(config.batch_size, 2),
         num_workers=0,
-        train=_first(config.train, few),
         val=_first(config.val, few) if config.val else None,
         test=_first(config.test, few) if config.test else None,
     )
@@ -281,8 +289,6 @@ class First:
         dataset: Map-style; its other attributes show through.
         count: How many at most.
     """
-
-    epoch_order = None  # the whole set's would name samples that aren't here
 
     def __init__(self, dataset: Any, count: int) -> None:
         self.dataset, self.count = dataset, count
@@ -326,19 +332,26 @@ def _expect_callable(optimizer: Spec) -> Any:
 
 
 def _nonempty(spec: Spec, name: str) -> Any:
+    from swath.core.data.loader import SampleStream
+
     dataset = spec.build()
+    if isinstance(dataset, IterableDataset) and not isinstance(dataset, SampleStream):
+        raise ConfigError(
+            f"the {name} set ({spec!r}) is an IterableDataset, which nobody can begin in its "
+            "middle; make it map-style or a swath.core.data.loader.SampleStream"
+        )
+    if isinstance(dataset, SampleStream) and name != "train":
+        raise ConfigError(f"the {name} set ({spec!r}) is a stream, to train on; make it map-style")
     if len(dataset) == 0:
         raise DataError(f"the {name} set ({spec!r}) is empty; check its folder and split")
     return dataset
 
 
 def _check_folder(folder: RunFolder, config: TrainConfig, resume: bool, overwrite: bool) -> None:
-    if folder.path.exists() and not folder.path.is_dir():
-        raise ConfigError(f"{folder.path} is a file; choose another run folder")
     if not folder.holds_a_run():
         _check_foreign(folder)
     elif overwrite:
-        folder.clear()
+        return
     elif not resume:
         raise ConfigError(
             f"{folder.path} holds a run already; continue it with --resume, replace it with "
@@ -361,7 +374,13 @@ def _check_foreign(folder: RunFolder) -> None:
 
 
 def _check_same(folder: RunFolder, config: TrainConfig) -> None:
-    saved = json.loads(folder.config.read_text(encoding="utf-8"))
+    try:
+        saved = dict(json.loads(folder.config.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            f"{folder.config}: damaged ({error}); remove it and resume with the config that this "
+            "run was started with"
+        ) from error
     present = config.to_data()
     changed = [k for k in present if k not in _CHANGEABLE and present[k] != saved.get(k)]
     if changed:
