@@ -66,6 +66,31 @@ def write(path: Path, array: np.ndarray, **profile) -> Path:
     return path
 
 
+class Both(SegmentationTask):
+    """Two tasks in one: the bands as they are, and the other way round."""
+
+    def select(self, model: nn.Module, name: str) -> tuple[nn.Module, SegmentationTask]:
+        if name == "straight":
+            return model, SegmentationTask(self.classes, self.radiometry)
+        reverse = SegmentationTask(self.classes[::-1], self.radiometry)
+        return nn.Sequential(model, nn.Conv2d(3, 3, 1)), reverse
+
+
+def test_a_model_of_several_tasks_does_the_one_that_is_chosen() -> None:
+    model = Brightest()
+    several = Predictor(model, Both(["a", "b", "c"], radiometry()), {"name": "both"})
+    chosen = several.for_task("reverse")
+    assert chosen.classes == ("c", "b", "a")
+    assert chosen.card == {"name": "both"}
+    image = noise(3, 20, 30).transpose(1, 2, 0)
+    chosen.predict(image, tile=None)
+    assert model.seen == [(1, 3, 20, 30)]
+    single = predictor()
+    assert single.for_task("segmentation") is single
+    with pytest.raises(ConfigError, match="does segmentation, not 'detection'; leave task out"):
+        single.for_task("detection")
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (31, 33), (300, 417)])
 def test_tiled_equals_untiled(size: tuple[int, int]) -> None:
     image = noise(3, *size).transpose(1, 2, 0)

@@ -102,13 +102,13 @@ class SegmentationTask(Task):
         sizes = [(s.image.shape[-2], s.image.shape[-1]) for s in samples]
         shape = max(h for h, _ in sizes), max(w for _, w in sizes)
         batch: Batch = {
-            "image": _stacked([_padded(self._image(s), shape, 0.0) for s in samples]),
+            "image": _stacked([padded(self._image(s), shape, 0.0) for s in samples]),
             "sizes": sizes,
             "meta": [s.meta for s in samples],
         }
         if all("mask" in s.targets for s in samples):
             batch["mask"] = _stacked(
-                [_padded(self._mask(s), shape, self.ignore_index) for s in samples]
+                [padded(self._mask(s), shape, self.ignore_index) for s in samples]
             )
         return batch
 
@@ -243,7 +243,8 @@ def _stacked(images: list[Tensor]) -> Tensor:
     return torch.stack(images) if len(images) > 1 else images[0][None]  # one needs no copy
 
 
-def _padded(image: Tensor, shape: tuple[int, int], value: float) -> Tensor:
+def padded(image: Tensor, shape: tuple[int, int], value: float) -> Tensor:
+    """Bring ``(..., h, w)`` to a shape ``(H, W)``, filling right and below with a value."""
     height, width = image.shape[-2:]
     if (height, width) == shape:
         return image

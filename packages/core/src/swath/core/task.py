@@ -15,7 +15,10 @@ from torch import Tensor, nn
 from swath.core.sample import Sample
 
 Batch = dict[str, Any]
-"""What `Task.collate` makes: ``"image"`` float32 ``(B, C, H, W)``, targets, and ``"meta"``."""
+"""What `Task.collate` makes: ``"image"`` float32 ``(B, C, H, W)``, targets, and ``"meta"``.
+
+In training the engine adds ``"progress"``, the share of the run's steps already made, in [0, 1).
+"""
 
 
 class Metrics(Protocol):
@@ -36,6 +39,9 @@ class Metrics(Protocol):
 
 class Task(ABC):
     """What it means to train and judge a model for one kind of target.
+
+    Tasks that are several in one also have ``select(model, name) -> (model, task)``, which gives
+    the model and the task of one of them.
 
     Attributes:
         kind: ``"segmentation"``, ``"detection"``, ...: which result type comes out.

@@ -47,7 +47,7 @@ class ModelCard:
         builder: ``"module:function or class"`` of the model, and its arguments.
         builder_kwargs: JSON data.
         task_builder: ``"module:Class"`` of the task, and its arguments beside the classes.
-        task_kwargs: JSON data.
+        task_kwargs: JSON data, specs as `swath.core.spec.to_data` writes them.
         converter: ``"module:function"`` that renames the keys of an official state dict.
         builtin: ``"package:path"`` of a checkpoint of ours inside an installed package.
     """
@@ -238,15 +238,19 @@ def _load_official(
     """The model with the file's weights, the specs of model and task, and where it came from."""
     from swath.core.checkpoint.official import load_strict
     from swath.core.checkpoint.safe import load_file
-    from swath.core.spec import Spec
+    from swath.core.spec import Spec, from_data
 
     if found.builder is None or found.task_builder is None:
         raise ConfigError(f"'{found.name}' has no official layout; use the file that comes along")
-    names = classes or found.classes
-    arguments = dict(found.builder_kwargs) | {"num_classes": len(names)}
-    palette = {} if classes else dict(found.task_kwargs)
-    model_spec = Spec(plugins.resolve(found.builder), **arguments)
-    task_spec = Spec(plugins.resolve(found.task_builder), classes=list(names), **palette)
+    model_spec = Spec(plugins.resolve(found.builder), **found.builder_kwargs)
+    task_spec = Spec(plugins.resolve(found.task_builder))
+    if "classes" in (task_spec.parameters() or ()):
+        names = classes or found.classes
+        model_spec["num_classes"], task_spec["classes"] = len(names), list(names)
+    elif classes:
+        raise ConfigError(f"'{found.name}' takes no other classes; leave them out")
+    for name, value in {} if classes else found.task_kwargs.items():
+        task_spec[name] = from_data(value)
     state = load_file(path)
     if found.converter is not None:
         state = plugins.resolve(found.converter)(state)

@@ -48,7 +48,7 @@ def predict(
         str | None, typer.Option(help="Vocabulary, comma-separated, for models that take one.")
     ] = None,
     task: Annotated[
-        str | None, typer.Option(help="What to do, for models that do several things.")
+        str | None, typer.Option(help="Which task, for models that do several.")
     ] = None,
     bands: Annotated[
         str | None,
@@ -104,9 +104,7 @@ def predict(
 
     from swath.core.inference.predictor import load_model
 
-    predictor = load_model(model, weights=weights, device=device)
-    if task is not None and task != predictor.task.kind:
-        raise ConfigError(f"{model} does {predictor.task.kind}, not '{task}'; leave --task out")
+    predictor = load_model(model, weights=weights, device=device, task=task)
     options: dict[str, Any] = {
         "tile": tile or "auto",
         "overlap": overlap,

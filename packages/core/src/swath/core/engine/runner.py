@@ -205,7 +205,8 @@ class TrainLoop(BaseLoop):  # type: ignore[misc]
     def _step(self, batches: Any) -> None:
         runner, step = self.runner, self.state.step
         started = time.perf_counter()
-        data = [next(batches) for _ in range(self.accumulate)]
+        progress = {"progress": step / self.max_iters}
+        data = [next(batches) | progress for _ in range(self.accumulate)]
         waited = time.perf_counter() - started
         runner.model.train()
         runner.call_hook("before_train_iter", batch_idx=step, data_batch=data)

@@ -78,6 +78,22 @@ class Predictor:
         self.model.to(device)
         return self
 
+    def for_task(self, name: str) -> "Predictor":
+        """The same model for one of the tasks that it does.
+
+        Args:
+            name: Of the task; the kind of task where there is only one.
+
+        Raises:
+            ConfigError: If it does no such task.
+        """
+        if hasattr(self.task, "select"):
+            model, task = self.task.select(self.model, name)
+            return Predictor(model, task, self.card)
+        if name != self.task.kind:
+            raise ConfigError(f"this model does {self.task.kind}, not '{name}'; leave task out")
+        return self
+
     def predict(
         self,
         image: Any,
@@ -243,6 +259,7 @@ def load_model(
     name_or_path: str | Path,
     weights: str | Path | None = None,
     device: torch.device | str | None = None,
+    task: str | None = None,
 ) -> Predictor:
     """Load a model with everything needed to use it.
 
@@ -252,13 +269,14 @@ def load_model(
         weights: Weights for a named model whose card doesn't bring any: a file, official or ours,
             or an address; see `swath.core.checkpoint.fetch`.
         device: Where it goes; None for a GPU if there is one.
+        task: Which of its tasks, for models that do several.
 
     Returns:
         A predictor.
 
     Raises:
         CheckpointError: If a checkpoint is missing or damaged.
-        ConfigError: If no model has this name.
+        ConfigError: If no model has this name, or it does no such task.
 
     Examples:
         >>> model = load_model("swath-small", device="cpu")  # doctest: +SKIP
@@ -269,12 +287,13 @@ def load_model(
     if is_remote(text) or Path(text).suffix or Path(text).exists():
         from swath.core.checkpoint.store import load_pair
 
-        model, task, metadata = load_pair(locate(text), device=place)
-        return Predictor(model, task, metadata.get("card"))
-    from swath.core import zoo
+        model, made_for, metadata = load_pair(locate(text), device=place)
+    else:
+        from swath.core import zoo
 
-    model, task, metadata = zoo.load(text, weights=weights, device=str(place))
-    return Predictor(model, task, metadata.get("card"))
+        model, made_for, metadata = zoo.load(text, weights=weights, device=str(place))
+    predictor = Predictor(model, made_for, metadata.get("card"))
+    return predictor if task is None else predictor.for_task(task)
 
 
 def _fast(model: nn.Module) -> nn.Module:
