@@ -12,6 +12,7 @@ cropped, where the official logits of such sizes are displaced; multiples of 16 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -19,16 +20,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from swath.core.backbones.vit import Size
+from swath.core.checkpoint.fetch import locate
+from swath.core.checkpoint.official import load_strict
+from swath.core.checkpoint.safe import load_file
 from swath.core.errors import ConfigError, suggest
 from swath.core.heads import UPerNet
 from swath.core.heads.upernet import Norm
 from swath.core.models.segmentation import remap_official_keys as remap_s4p_keys
+from swath.moe import sets
 from swath.moe.models.vit_moe import PART_FEATURES, ViTMoE, vit_moe
 
 V = TypeVar("V")
-
-S5_TASKS = {"vaihingen": 5, "potsdam": 5, "openearthmap": 9, "loveda": 7}
-"""Data sets of the published model in the order of their experts, with their numbers of classes."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ class MDFSegmenter(nn.Module):
         Args:
             image: float ``(B, C, H, W)``, any H and W.
             task_ids: int64 ``(B,)``, the task of each image by its place in ``tasks``; or one int
-                for all.
+                for all. Best on the CPU, whatever the images' device: there nobody waits for it.
 
         Returns:
             Logits at the size of the images.
@@ -140,36 +142,37 @@ class MDFSegmenter(nn.Module):
         Raises:
             ValueError: If an id is none of a task's.
         """
-        rows = self._rows(task_ids, image)
+        rows = self._rows(task_ids, len(image))
         height, width = image.shape[-2:]
         pad_to = self.backbone.pad_to
         image = F.pad(image, (0, -width % pad_to, 0, -height % pad_to))
-        maps = self.backbone(image, task_ids)
+        if isinstance(task_ids, Tensor):
+            maps = self.backbone(image, task_ids.to(image.device))
+            own = {t: [x[chosen.to(x.device)] for x in maps] for t, chosen in rows.items()}
+        else:
+            own = dict.fromkeys(rows, self.backbone(image, task_ids))
         by_task = {}
-        for name, chosen in rows.items():
-            own = [x[chosen] for x in maps] if isinstance(task_ids, Tensor) else maps
-            logits = self.classifiers[name](self.dropout(self.decoders[name](own)))
+        for name, features in own.items():
+            logits = self.classifiers[name](self.dropout(self.decoders[name](features)))
             logits = F.interpolate(
                 logits, image.shape[-2:], mode="bilinear", align_corners=True
             )  # as S5's checkpoints were trained
             by_task[name] = logits[..., :height, :width]
         return TaskLogits(by_task, rows)
 
-    def _rows(self, task_ids: Tensor | int, image: Tensor) -> dict[str, Tensor]:
-        """Which samples each task has; before the backbone runs, since a GPU is waited for."""
+    def _rows(self, task_ids: Tensor | int, batch: int) -> dict[str, Tensor]:
+        """Which samples of a batch each task has."""
         names = list(self.tasks)
-        if isinstance(task_ids, int):
-            ids, numbers = [task_ids], {task_ids: torch.arange(len(image), device=image.device)}
-        else:
-            ids = task_ids.tolist()
-            numbers = {t: (task_ids == t).nonzero()[:, 0] for t in range(len(names))}
+        ids = [task_ids] if isinstance(task_ids, int) else task_ids.tolist()
         if ids and not 0 <= min(ids) <= max(ids) < len(names):
             raise ValueError(
                 f"task_ids must be in [0, {len(names)}), one for each of {', '.join(names)}; got "
                 f"{sorted(set(ids))}"
             )
-        every = self.training and isinstance(task_ids, Tensor)
-        return {names[t]: rows for t, rows in numbers.items() if every or len(rows)}
+        if isinstance(task_ids, int):
+            return {names[task_ids]: torch.arange(batch)}
+        rows = {name: (task_ids == t).nonzero()[:, 0] for t, name in enumerate(names)}
+        return {name: chosen for name, chosen in rows.items() if self.training or len(chosen)}
 
     def _freeze_but(self, trained: Sequence[str]) -> tuple[str, ...]:
         """Freeze what doesn't belong to these tasks alone; return the other tasks."""
@@ -194,19 +197,6 @@ class MDFSegmenter(nn.Module):
             self.decoders[name].eval()
         return self
 
-    def adapted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Weights that this model can start from, as its own.
-
-        Args:
-            state: Of an MDF model, official or ours, or of an S4P model, official or ours, whose
-                heads are then left out; see `s4p_to_moe`.
-        """
-        if any(".experts." in key for key in state):
-            return remap_official_keys(state)
-        return s4p_to_moe(
-            state, list(self.tasks), self.backbone.num_experts, self.backbone.part_features
-        )
-
 
 def mdf_segmenter(
     size: Size = "b",
@@ -214,23 +204,54 @@ def mdf_segmenter(
     img_size: int = 512,
     checkpointing: bool = False,
     trained: Sequence[str] | None = None,
+    weights: str | Path | None = None,
 ) -> MDFSegmenter:
     """The published model: ViT-MoE with 256 channels an expert, UPerNets of 256.
 
     Args:
         size: ``"b"``, ``"l"`` or ``"h"``: 160,402,206, 435,012,126 and 824,451,358 parameters with
             the published tasks, the frozen dead ones (``cls_token``, ``conv_seg``) included.
-        tasks: See `MDFSegmenter`; default: `S5_TASKS`.
+        tasks: See `MDFSegmenter`; default: those of the
+            published model, `swath.moe.sets.num_classes`.
         img_size: Side the position embedding is made for: 512 in every released file.
         checkpointing: Recompute activations in the backward pass.
         trained: See `MDFSegmenter`.
+        weights: File to start from, or where to fetch it; see `load_mdf`.
+
+    Raises:
+        CheckpointError: If ``weights`` doesn't fit.
 
     Source:
         S5 dossier, table of g.
     """
-    tasks = S5_TASKS if tasks is None else tasks
+    tasks = sets.num_classes() if tasks is None else tasks
     backbone = vit_moe(size, len(tasks), img_size=img_size, checkpointing=checkpointing)
-    return MDFSegmenter(backbone, tasks, dead_classifier=True, trained=trained)
+    model = MDFSegmenter(backbone, tasks, dead_classifier=True, trained=trained)
+    if weights is not None:
+        load_mdf(model, load_file(locate(weights)), where=str(weights))
+    return model
+
+
+def load_mdf(
+    model: MDFSegmenter, state: Mapping[str, Tensor], *, where: str = "checkpoint"
+) -> None:
+    """Load whatever an `MDFSegmenter` can start from.
+
+    Args:
+        model: Takes the weights.
+        state: Of an MDF model, official or ours; or of an S4P model, official or ours, whose
+            classes are others, so that the heads stay as they are (see `s4p_to_moe`).
+        where: What to call the checkpoint in an error.
+
+    Raises:
+        CheckpointError: If it doesn't fit to the last key.
+    """
+    if any(".experts." in key for key in state):
+        load_strict(model, remap_official_keys(state), where=where)
+        return
+    backbone = model.backbone
+    state = s4p_to_moe(state, list(model.tasks), backbone.num_experts, backbone.part_features)
+    load_strict(model, state, where=where, may_miss=("classifiers.",))
 
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")

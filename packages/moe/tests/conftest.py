@@ -1,0 +1,105 @@
+"""A model, data and a config so small that a step takes milliseconds."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision import tv_tensors
+
+from swath.core.config import TrainConfig
+from swath.core.engine.pieces import adamw_cosine
+from swath.core.sample import Sample
+from swath.core.segmentation import SegmentationTask
+from swath.core.spec import Spec
+from swath.moe.data import MultiDataset
+from swath.moe.models.mdf import MDFSegmenter
+from swath.moe.models.vit_moe import ViTMoE
+from swath.moe.task import MultiDatasetSegmentationTask
+
+torch.set_num_threads(1)
+
+TASKS = {"fields": ["ground", "crop", "fallow"], "roofs": ["ground", "roof"]}
+
+
+class Squares:
+    """Noise with a brighter square, whose place the mask tells."""
+
+    def __init__(self, count: int, classes: int, size: int = 32, seed: int = 0) -> None:
+        self.count, self.classes, self.size, self.seed = count, classes, size, seed
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        generator = torch.Generator().manual_seed(self.seed * 1000 + index)
+        side = self.size
+        image = torch.randint(0, 100, (3, side, side), generator=generator, dtype=torch.uint8)
+        mask = torch.zeros(side, side, dtype=torch.uint8)
+        y, x = torch.randint(0, side - 12, (2,), generator=generator).tolist()
+        image[:, y : y + 12, x : x + 12] += 100
+        mask[y : y + 12, x : x + 12] = self.classes - 1
+        return Sample(
+            tv_tensors.Image(image),
+            {"mask": tv_tensors.Mask(mask)},
+            meta={"id": str(index), "path": f"{self.seed}-{index}.tif"},
+        )
+
+
+MODEL = Spec(
+    MDFSegmenter,
+    backbone=Spec(
+        ViTMoE,
+        num_experts=2,
+        part_features=8,
+        img_size=32,
+        embed_dims=32,
+        num_layers=4,
+        num_heads=2,
+        out_indices=[0, 1, 2, 3],
+    ),
+    tasks={name: len(classes) for name, classes in TASKS.items()},
+    width=16,
+)
+TASK = Spec(
+    MultiDatasetSegmentationTask,
+    tasks={name: Spec(SegmentationTask, classes=classes) for name, classes in TASKS.items()},
+)
+
+
+def sets(repeat: bool, seed: int) -> Spec:
+    return Spec(
+        MultiDataset,
+        parts={
+            name: Spec(Squares, count=6 - 2 * i, classes=len(classes), seed=seed + i)
+            for i, (name, classes) in enumerate(TASKS.items())
+        },
+        repeat=repeat,
+    )
+
+
+@pytest.fixture
+def tiny() -> TrainConfig:
+    return TrainConfig(
+        model=MODEL,
+        task=TASK,
+        train=sets(repeat=True, seed=0),
+        val=sets(repeat=False, seed=50),
+        optimizer=adamw_cosine(lr=1e-3),
+        iterations=6,
+        batch_size=4,
+        num_workers=0,
+        val_every=3,
+        checkpoint_every=2,
+        log_every=1,
+    )
+
+
+@pytest.fixture(scope="session")
+def parity_dir() -> Path:
+    """Tensors recorded from the official implementations."""
+    root = Path(__file__).resolve().parents[3]
+    path = Path(os.environ.get("SWATH_PARITY_DIR", root.parent / "shared" / "parity"))
+    if not path.is_dir():
+        pytest.skip("shared parity folder absent")
+    return path
