@@ -3,3 +3,4 @@
 configs = ("swath.pretrain.configs",)
 datasets = ("swath.pretrain.data:RS4P1M",)
 preparers = ("swath.pretrain.rs4p.cli:rs4p",)
+demos = {"pretrain": "swath.pretrain.demo:run"}

@@ -19,7 +19,8 @@ from swath.core.inference.protocols import EvaluationMode
 from swath.core.sample import Sample
 from swath.core.segmentation import SegmentationTask
 from swath.core.task import Batch
-from swath.pretrain.losses import confident, cutmix, pseudo_labels, unlabelled_loss
+from swath.pretrain.losses import confident, cutmix, unlabelled_loss
+from swath.pretrain.losses import pseudo_labels as labels_of
 from swath.pretrain.views import UnlabelledViews
 
 _OTHER_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -158,7 +159,7 @@ class S4PTask(SegmentationTask):
                 "S4PTask trains on labelled and unlabelled images: make train a SemiSupervised "
                 "and augment an S4PViews"
             )
-        label, confidence = self._pseudo_labels(model, batch)
+        label, confidence = self.pseudo_labels(model, batch)
         logits = model(torch.cat([batch["image"], batch["strong"]])).float()
         labelled, strong = logits[: len(batch["image"])], logits[len(batch["image"]) :]
         ignore = batch["ignore"]
@@ -171,8 +172,16 @@ class S4PTask(SegmentationTask):
         return {name: loss / 2 for name, loss in losses.items()} | {"confident": share}
 
     @torch.no_grad()
-    def _pseudo_labels(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Label and confidence ``(B, H, W)`` of every pixel of the strong views."""
+    def pseudo_labels(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What the model takes every pixel of the strong views for, by their weak views.
+
+        Args:
+            model: Is put into eval mode for the time being.
+            batch: Of training samples, see `collate`.
+
+        Returns:
+            Labels int64 ``(B, H, W)`` and confidences float32 ``(B, H, W)`` in 0..1.
+        """
         if self.labels == "stored":
             return batch["label"], batch["confidence"]
         weak, mixed, box = batch["weak"], batch["mixed"], batch["box"]
@@ -185,7 +194,7 @@ class S4PTask(SegmentationTask):
         ):
             logits = model(weak)
         model.train(was_training)
-        label, confidence = pseudo_labels(logits.float())
+        label, confidence = labels_of(logits.float())
         return _pasted(label, mixed, box), _pasted(confidence, mixed, box)
 
 
