@@ -49,6 +49,28 @@ def test_the_list_of_verbs_is_that_of_the_modules_and_their_help() -> None:
         assert first == line
 
 
+def test_a_plugin_adds_verbs_and_replaces_none(swath: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    added = {"extra": f"{__name__}:EXTRA", "train": f"{__name__}:EXTRA"}
+    monkeypatch.setattr(root, "named", lambda attribute: added)
+    monkeypatch.setattr(root, "resolve", lambda reference: EXTRA)
+    assert "extra" in swath("--help")[1]
+    assert swath("extra", "hello", "you") == (0, "hello you\n", "")
+    assert "--resume" in swath("train", "--help")[1]
+
+
+EXTRA = typer.Typer()
+
+
+@EXTRA.callback()
+def extra() -> None:
+    """Verbs of a plugin."""
+
+
+@EXTRA.command()
+def hello(name: str) -> None:
+    typer.echo(f"hello {name}")
+
+
 def test_a_verb_that_does_not_exist_brings_up_the_nearest(swath: Run) -> None:
     code, _, err = swath("predikt")
     assert code == 2

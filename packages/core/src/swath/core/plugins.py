@@ -1,11 +1,11 @@
 """Packages that extend Swath: entry points of the group ``swath.plugins``.
 
 An entry point names a module (or an object in one) that holds frozen data as attributes: ``models``
-(model cards), ``datasets`` and ``cli`` as ``"module:Name"`` strings, ``configs`` as names of
-packages, for example ``configs = ("swath.ovseg.configs",)``; and ``demos`` as a mapping of such
-strings by name, ``{"ovseg": "swath.ovseg.demo:run"}``. Importing it must import nothing
-heavy. A plugin that fails is remembered with its error and skipped: it never takes the command
-down.
+(model cards) and ``datasets`` as ``"module:Name"`` strings, ``configs`` as names of
+packages, for example ``configs = ("swath.ovseg.configs",)``; and as mappings of such strings by
+name ``demos``, ``{"ovseg": "swath.ovseg.demo:run"}``, and ``commands``, verbs of their own,
+``{"moe": "swath.moe.cli:app"}``. Importing it must import nothing heavy. A plugin that fails is
+remembered with its error and skipped: it never takes the command down.
 """
 
 import importlib

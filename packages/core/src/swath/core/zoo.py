@@ -45,9 +45,9 @@ class ModelCard:
         params: Parameters at full size, or None if the file itself says.
         weights: Where weights are to be had, and how; for people.
         builder: ``"module:function or class"`` of the model, and its arguments.
-        builder_kwargs: JSON data.
+        builder_kwargs: JSON data, specs as `swath.core.spec.to_data` writes them.
         task_builder: ``"module:Class"`` of the task, and its arguments beside the classes.
-        task_kwargs: JSON data, specs as `swath.core.spec.to_data` writes them.
+        task_kwargs: The like.
         converter: ``"module:function"`` that renames the keys of an official state dict.
         builtin: ``"package:path"`` of a checkpoint of ours inside an installed package.
     """
@@ -242,7 +242,7 @@ def _load_official(
 
     if found.builder is None or found.task_builder is None:
         raise ConfigError(f"'{found.name}' has no official layout; use the file that comes along")
-    model_spec = Spec(plugins.resolve(found.builder), **found.builder_kwargs)
+    model_spec = Spec(plugins.resolve(found.builder), **from_data(found.builder_kwargs))
     task_spec = Spec(plugins.resolve(found.task_builder))
     if "classes" in (task_spec.parameters() or ()):
         names = classes or found.classes

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from swath.core.errors import SwathError
+from swath.core.plugins import named, resolve
 
 VERBS = {
     "demo": "Train, judge and use a small model on scenes rendered on the spot. No download.",
@@ -38,10 +39,16 @@ _SPELLINGS = {"vectorize": "vectorise"}
 
 
 class Verbs(TyperGroup):
-    """Imports a verb's module when the verb is called; lists all in plain text, without rich."""
+    """Imports a verb's module when the verb is called; lists all in plain text, without rich.
+
+    Plugins add verbs under ``commands``: each names a `typer.Typer`.
+    """
 
     def __init__(self, *, commands: Any = None, **settings: Any) -> None:
-        listed: dict[str, Any] = {n: TyperCommand(n, short_help=h) for n, h in VERBS.items()}
+        added = {n: f"More commands, of {ref.split('.cli')[0]}." for n, ref in _added().items()}
+        listed: dict[str, Any] = {
+            n: TyperCommand(n, short_help=h) for n, h in (VERBS | added).items()
+        }
         known = commands if isinstance(commands, Mapping) else {}
         super().__init__(commands=listed | dict(known), **settings)
 
@@ -51,11 +58,18 @@ class Verbs(TyperGroup):
         if name in VERBS:
             importlib.import_module(f"{__package__}.{name}")
             self.commands.update(typer.main.get_group(app).commands)
+        elif name in _added():
+            self.commands[name] = typer.main.get_command(resolve(_added()[name]))
         return super().resolve_command(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Usage, options and verbs."""
         super(TyperGroup, self).format_help(ctx, formatter)
+
+
+def _added() -> dict[str, str]:
+    """Verbs of plugins; core's own can't be replaced."""
+    return {name: app for name, app in named("commands").items() if name not in VERBS}
 
 
 app = typer.Typer(
