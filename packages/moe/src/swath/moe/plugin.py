@@ -1,3 +1,5 @@
 """What this package adds to Swath, as frozen data; see `swath.core.plugins`."""
 
+models = ("swath.moe.cards:CARDS",)
 configs = ("swath.moe.configs",)
+commands = {"moe": "swath.moe.cli:app"}

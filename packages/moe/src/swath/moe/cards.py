@@ -1,0 +1,35 @@
+"""What is known of the published MoE-MDF models, as data; imports no torch."""
+
+from swath.core.zoo import ModelCard
+from swath.moe import sets
+
+
+def _segmenter(size: str, params: int) -> ModelCard:
+    return ModelCard(
+        name=f"s5-moe-vit{size}-seg",
+        title=f"S5 MoE-MDF ViT-{size.upper()}: Vaihingen, Potsdam, OpenEarthMap, LoveDA; 512 px",
+        task="segmentation of several data sets",
+        paper="S5, Lv et al. 2025",
+        paper_url="https://arxiv.org/abs/2508.12409",
+        official_repo="https://github.com/MiliLab/S5",
+        licence_code="Apache-2.0 (stated in the official README)",
+        licence_weights="not stated separately",
+        classes=tuple(f"{n}/{c}" for n in sets.NAMES for c in sets.protocol(n).classes),
+        params=params,
+        weights=(
+            f"s5_vit_{size}_moe_mdf.pth, linked in the official README; detection's file of the "
+            "same name is another model"
+        ),
+        builder="swath.moe.models.mdf:mdf_segmenter",
+        builder_kwargs={"size": size, "tasks": sets.num_classes()},
+        task_builder="swath.moe.task:MultiDatasetSegmentationTask",
+        task_kwargs={"tasks": sets.task_data()},
+        converter="swath.moe.models.mdf:remap_official_keys",
+    )
+
+
+CARDS = (
+    _segmenter("b", 160_402_206),
+    _segmenter("l", 435_012_126),
+    _segmenter("h", 824_451_358),
+)

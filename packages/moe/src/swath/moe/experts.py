@@ -1,0 +1,83 @@
+"""Adding a task to a trained model without touching the others."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from swath.core.checkpoint.official import load_strict
+from swath.core.checkpoint.store import load_pair, save_model
+from swath.core.errors import CheckpointError, ConfigError
+from swath.core.segmentation import SegmentationTask
+from swath.core.spec import Spec, from_data
+from swath.moe.models.mdf import MDFSegmenter, check_task_name
+from swath.moe.task import MultiDatasetSegmentationTask
+
+
+def add_expert(
+    checkpoint: str | Path,
+    name: str,
+    classes: Sequence[str],
+    out: str | Path,
+    like: str | None = None,
+    seed: int = 0,
+) -> None:
+    """Write a copy of a checkpoint whose model has one more task.
+
+    The new task's experts and decoder are copies of another task's, its head is drawn anew. What
+    the model says for the other tasks stays as it is, bit for bit. Train it with ``init_from`` and
+    ``trained=[name]`` (see `MDFSegmenter`), and that holds for the trained model too.
+
+    Args:
+        checkpoint: Of ours, of an `MDFSegmenter` for several segmentation sets.
+        name: Of the new task.
+        classes: Its class names in index order.
+        out: The ``*.safetensors`` to write.
+        like: Task to begin from; default: the first.
+        seed: Of the new head.
+
+    Raises:
+        CheckpointError: If it holds another kind of model, or can't be read.
+        ConfigError: If there is such a task already, no task ``like``, or no class.
+    """
+    model, task, about = load_pair(checkpoint)
+    if not isinstance(model, MDFSegmenter) or not isinstance(task, MultiDatasetSegmentationTask):
+        raise CheckpointError(
+            f"{checkpoint} holds a {type(model).__name__} for {task.kind}; experts are added to an "
+            "MDFSegmenter, such as moe_seg_vitb trains"
+        )
+    check_task_name(name)
+    if name in model.tasks:
+        raise ConfigError(f"{checkpoint} has a task '{name}' already; choose another name")
+    if not classes:
+        raise ConfigError(f"'{name}' needs at least one class")
+    template = next(iter(model.tasks)) if like is None else like
+    origin, number = model.task_id(template), len(model.tasks)
+
+    model_spec = _with_task(from_data(about["model"]), model, name, len(classes))
+    torch.manual_seed(seed)
+    grown: MDFSegmenter = model_spec.build()
+    state = grown.state_dict() | model.state_dict()
+    for key in grown.state_dict():
+        source = key.replace(f".experts.{number}.", f".experts.{origin}.")
+        source = source.replace(f"decoders.{name}.", f"decoders.{template}.")
+        if source != key:
+            state[key] = state[source]
+    load_strict(grown, state, where=str(checkpoint))
+
+    task_spec = from_data(about["task"])
+    own = Spec(SegmentationTask, classes=list(classes))
+    task_spec["tasks"] = {**task_spec["tasks"], name: own}
+    save_model(out, grown, model_spec, task_spec, card=about["card"])
+
+
+def _with_task(spec: Spec, model: MDFSegmenter, name: str, classes: int) -> Spec:
+    """The model's spec with one more task, and with an expert for it."""
+    arguments: dict[str, Any] = {**spec.kwargs, "tasks": {**model.tasks, name: classes}}
+    arguments.pop("trained", None)
+    if "backbone" in arguments:
+        backbone: Spec = arguments["backbone"]
+        experts = max(model.backbone.num_experts, len(arguments["tasks"]))
+        arguments["backbone"] = Spec(backbone.target, **{**backbone.kwargs, "num_experts": experts})
+    return Spec(spec.target, **arguments)
