@@ -6,7 +6,15 @@ Importing this module is cheap: what needs torch is imported when it is first us
 import importlib
 from typing import Any
 
-_LAZY: dict[str, str] = {}
+_LAZY = {
+    "S4PTask": "swath.pretrain.task",
+    "S4PViews": "swath.pretrain.views",
+    "SemiSupervised": "swath.pretrain.semi_supervised",
+    "ShardDataset": "swath.pretrain.rs4p.dataset",
+    "UnlabelledFolder": "swath.pretrain.rs4p.dataset",
+    "export_official": "swath.pretrain.official",
+    "unlabelled_loss": "swath.pretrain.losses",
+}
 
 __all__ = ["__version__", *sorted(_LAZY)]
 

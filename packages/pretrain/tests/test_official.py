@@ -1,0 +1,74 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from swath.core.backbones.vit import ViT
+from swath.core.checkpoint.official import load_strict, load_vit
+from swath.core.checkpoint.safe import load_file
+from swath.core.checkpoint.store import save_model
+from swath.core.errors import CheckpointError
+from swath.core.heads import UPerNet
+from swath.core.models.segmentation import SegmentationModel, remap_official_keys
+from swath.core.models.unet import UNet
+from swath.core.segmentation import SegmentationTask
+from swath.core.spec import Spec
+from swath.pretrain.official import export_official
+
+
+def tiny() -> SegmentationModel:
+    torch.manual_seed(0)
+    vit = ViT(64, embed_dims=16, num_layers=4, num_heads=2, out_indices=(0, 1, 2, 3))
+    return SegmentationModel(vit, UPerNet(vit.channels, 8, dead_classifier=True), 16)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    path = tmp_path / "last.safetensors"
+    task = Spec(SegmentationTask, classes=[str(i) for i in range(16)])
+    save_model(path, tiny(), Spec(UNet, in_channels=3, num_classes=16), task)
+    return path
+
+
+def test_a_whole_model_goes_out_and_comes_back_bit_for_bit(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "vit_t_s4p_upernet.pth"
+    counts = export_official(checkpoint, out)
+    stored = torch.load(out, weights_only=True)["model"]
+    assert {key.split(".")[0] for key in stored} == {"encoder", "semsegdecoder", "semseghead"}
+    assert stored["semseghead.1.weight"].shape == (16, 8, 1, 1)
+    assert stored["semsegdecoder.decode_head.conv_seg.weight"].shape == (1, 8, 1, 1)
+    assert counts["tensors"] == len(tiny().state_dict())
+    fresh = SegmentationModel(
+        ViT(64, embed_dims=16, num_layers=4, num_heads=2, out_indices=(0, 1, 2, 3)),
+        UPerNet((16,) * 4, 8, dead_classifier=True),
+        16,
+    )
+    load_strict(fresh, remap_official_keys(load_file(out)))
+    want = tiny().state_dict()
+    assert all(value.equal(want[name]) for name, value in fresh.state_dict().items())
+
+
+def test_the_backbone_alone_has_no_prefix(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "vit_t_s4p.pth"
+    export_official(checkpoint, out, backbone_only=True)
+    stored = load_file(out)
+    assert {"cls_token", "pos_embed", "layers.3.attn.attn.in_proj_weight", "fpn1.3.bias"} <= set(
+        stored
+    )
+    vit = ViT(64, embed_dims=16, num_layers=4, num_heads=2, out_indices=(0, 1, 2, 3))
+    load_vit(vit, stored)
+    want = tiny().backbone.state_dict()
+    assert all(value.equal(want[name]) for name, value in vit.state_dict().items())
+
+
+def test_other_models_and_other_names_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="name it so"):
+        export_official(checkpoint, tmp_path / "x.safetensors")
+    unet = tmp_path / "unet.safetensors"
+    task = Spec(SegmentationTask, classes=["a", "b"])
+    save_model(unet, UNet(3, 2, width=4, depth=1), Spec(UNet, in_channels=3, num_classes=2), task)
+    with pytest.raises(CheckpointError, match=r"unet\.safetensors holds no ViT as S4P trains it"):
+        export_official(unet, tmp_path / "x.pth")
+    assert not (tmp_path / "x.pth").exists()
