@@ -3,3 +3,4 @@
 models = ("swath.moe.cards:CARDS",)
 configs = ("swath.moe.configs",)
 commands = {"moe": "swath.moe.cli:app"}
+demos = {"moe": "swath.moe.demo:run"}
