@@ -69,6 +69,13 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(mask).save(folder / f"data/masks/{name}.png")
     (folder / "data/train.txt").write_text("a\nb\nc\n")
     (folder / "data/val.txt").write_text("d\n")
+    for name in ("archive", "archive16"):
+        (folder / name).mkdir()
+    for i in range(4):
+        blotches = np.kron(rng.integers(0, 256, (3, 5, 5)), np.ones((1, 20, 20)))
+        write_raster(folder / f"archive/{i}.tif", blotches.astype(np.uint8))
+    write_raster(folder / "archive16/0.tif", (11 * blotches).astype(np.uint16))
+    (folder / "archive/list.txt").write_text("0.tif\n1.tif masks/1.png\n")
     run = folder / "runs" / "first"
     run.mkdir(parents=True)
     (run / "log.jsonl").write_text('{"step": 1, "loss": 1.0}\n{"step": 2, "val": {"mIoU": 0.4}}\n')
