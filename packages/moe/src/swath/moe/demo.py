@@ -17,6 +17,7 @@ from swath.core.engine import evaluate, smoke, train
 from swath.core.engine.evaluation import as_data
 from swath.core.files import atomic_path
 from swath.core.inference.predictor import Predictor, load_model
+from swath.core.sample import Sample
 from swath.core.task import to_device
 from swath.core.viz import page
 from swath.core.viz.page import Section, number
@@ -139,13 +140,13 @@ def _report(
 
 @torch.no_grad()
 def _pictures(predictor: Predictor, unseen: Any) -> str:
-    """The first scenes of each domain: image, truth, and the answer of every task."""
+    """Scenes of each domain: image, truth, and the answer of every task."""
     whole = predictor.task
     assert isinstance(whole, MultiDatasetSegmentationTask)
     rows = []
     for name, part in unseen.parts.items():
         own = whole.tasks[name]
-        for sample in (part[i] for i in range(min(PICTURES, len(part)))):
+        for sample in _richest(part):
             pictures = [
                 page.picture(np.asarray(sample.image).transpose(1, 2, 0), alt="image"),
                 _classes(sample.targets["mask"].numpy(), own.palette, "truth"),
@@ -167,6 +168,12 @@ def _pictures(predictor: Predictor, unseen: Any) -> str:
         for name, task in whole.tasks.items()
     )
     return note + page.examples(rows, columns) + legends
+
+
+def _richest(part: Any) -> list[Sample]:
+    """Of a domain's first scenes those with the most classes."""
+    first = [part[i] for i in range(min(12, len(part)))]
+    return sorted(first, key=lambda s: -len(s.targets["mask"].unique()))[:PICTURES]
 
 
 def _classes(mask: Any, palette: Any, name: str) -> str:

@@ -2,7 +2,8 @@
 
 Run:     swath train moe_seg_scenes_tiny
 Source:  ours; the method of Lv et al. 2025 (S5)
-Expect:
+Expect:  mIoU 0.30 on unseen scenes (temperate 0.40, arid 0.31, coastal 0.20, urban 0.28) after 600
+         steps, 14 minutes of a core that had eight other jobs
 """
 
 from swath.core.data.scenes import CLASS_SETS, SceneDataset
