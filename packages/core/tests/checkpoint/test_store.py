@@ -164,9 +164,15 @@ def test_shared_and_strided_tensors_are_stored(tmp_path: Path) -> None:
     shared = torch.randn(4, 3)
     model.register_buffer("a", shared.T)
     model.register_buffer("b", shared)
+    model.register_buffer("part", shared[1:3])
+    model.register_buffer("same", shared)
+    model.register_buffer("nothing", torch.empty(0))
     path = tmp_path / "x.safetensors"
     save_model(path, model, MODEL, TASK)
     verify(path)
+    loaded = load_file(path)
+    assert loaded.keys() == model.state_dict().keys()
+    assert all(loaded[name].equal(value) for name, value in model.state_dict().items())
 
 
 def test_another_suffix_is_refused(tmp_path: Path) -> None:

@@ -199,6 +199,13 @@ def test_a_scalar_without_gradient_is_logged_and_not_minimised(toy: Toy, tmp_pat
         assert other == one | ({"pixels": 4.0 * 16 * 16} if "loss" in one else {})
 
 
+def test_validation_leaves_no_trace_in_what_is_learnt(toy: Toy, tmp_path: Path) -> None:
+    train(toy(val_every=2), tmp_path / "judged", progress=False)
+    train(toy(val=None), tmp_path / "alone", progress=False)
+    one, other = (load_file(tmp_path / n / "last.safetensors") for n in ("judged", "alone"))
+    assert [name for name in one if not one[name].equal(other[name])] == []
+
+
 def test_accumulated_batches_are_one_large_batch(toy: Toy, tmp_path: Path, pixelwise: Any) -> None:
     small = {"model": Spec(pixelwise), "val": None, "augment": None}
     train(toy(batch_size=6, **small), tmp_path / "large", progress=False)

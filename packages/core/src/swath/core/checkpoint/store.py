@@ -229,14 +229,18 @@ def _hash_position(header: bytes) -> tuple[int, int]:
 
 
 def _storable(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """Contiguous CPU copies that share no memory, as safetensors wants them."""
-    return {
-        name: value.detach()
-        .to(dtype if dtype is not None and value.is_floating_point() else value.dtype)
-        .to("cpu", copy=True)
-        .contiguous()
-        for name, value in state.items()
-    }
+    """Contiguous CPU tensors that share no memory, as safetensors wants them."""
+    stored: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, value in state.items():
+        kept = dtype if dtype is not None and value.is_floating_point() else value.dtype
+        tensor = value.detach().to("cpu", kept).contiguous()
+        storage = tensor.untyped_storage()
+        if storage.nbytes() != tensor.nbytes or storage.data_ptr() in taken:
+            tensor = tensor.clone()
+        taken.add(tensor.untyped_storage().data_ptr())
+        stored[name] = tensor
+    return stored
 
 
 def _without_weights(spec: Spec) -> Spec:

@@ -117,7 +117,7 @@ class LogHook(Hook):  # type: ignore[misc]
     ) -> None:
         self.folder, self.config, self.state, self.bar = folder, config, state, bar
         self.score = score
-        self.sums: dict[str, Any] = {}
+        self.seen: dict[str, list[Any]] = {}
         self.count = 0
         self.trackers = tuple(trackers)
         self.file: BinaryIO | None = None
@@ -135,19 +135,19 @@ class LogHook(Hook):  # type: ignore[misc]
             self.file = self.folder.log.open("ab", buffering=0)
 
     def after_train_iter(self, runner: Any, outputs: Mapping[str, Any], **_: Any) -> None:
-        """Add up; write the means when a line is due."""
+        """Gather, without waiting for a GPU; write the means when a line is due."""
         for name, value in outputs.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.seen.setdefault(name, []).append(value)
         self.count += 1
         step = self.state.step + 1
         if step % self.config.log_every and step != self.config.iterations:
             self.bar.advance()
             return
         means = mean_over_processes(
-            {name: float(value) / self.count for name, value in self.sums.items()},
+            {name: _sum(values) / self.count for name, values in self.seen.items()},
             self.state.world,
         )
-        self.sums, self.count = {}, 0
+        self.seen, self.count = {}, 0
         rate = max(group["lr"] for group in self.state.optimizer.param_groups)
         times = {name: means.pop(name) for name in ("time_s", "data_s")}
         self._write({"step": step, **means, "lr": rate, **times})
@@ -221,6 +221,12 @@ class SaveHook(Hook):  # type: ignore[misc]
     def after_train(self, runner: Any) -> None:
         """Save where the run ended or was stopped; its last validation is on record then."""
         save_checkpoint(self.folder, self.config, self.state)
+
+
+def _sum(values: Sequence[Any]) -> float:
+    if isinstance(values[0], Tensor):
+        return float(torch.stack([value.float() for value in values]).sum())
+    return float(sum(values))
 
 
 def _rounded(value: Any) -> Any:

@@ -87,19 +87,21 @@ class Trainee(nn.Module):
     ) -> dict[str, Tensor]:
         """One optimiser step from one or more batches; the mean of their losses, by name."""
         means: dict[str, Tensor] = {}
+        share = len(batches)
         for number, batch in enumerate(batches, start=1):
             moved = to_device(batch, self.device)
             for name, value in moved.items():
                 if isinstance(value, Tensor) and value.ndim == 4:
                     moved[name] = value.contiguous(memory_format=self.memory_format)
-            with self._averaging(number == len(batches)):
+            with self._averaging(number == share):
                 with autocast(self.device, self.precision):
                     losses = self.objective(moved)
                 # what carries no gradient is a figure for the log
                 total = torch.stack([x.float() for x in losses.values() if x.requires_grad]).sum()
-                optim_wrapper.backward(total / len(batches))
+                optim_wrapper.backward(total if share == 1 else total / share)
             for name, loss in {**losses, "loss": total}.items():
-                means[name] = means.get(name, 0) + loss.detach() / len(batches)
+                part = loss.detach() if share == 1 else loss.detach() / share
+                means[name] = means[name] + part if name in means else part
         optim_wrapper.step()
         optim_wrapper.zero_grad()
         return means
@@ -188,6 +190,7 @@ class TrainLoop(BaseLoop):  # type: ignore[misc]
         if self.state.rng is not None:
             restore_random_state(self.state.rng["tensors"], self.state.rng["numbers"])
             self.state.rng = None
+        runner.model.train()  # once: validation leaves the mode as it was
         runner.call_hook("before_train")
         self._validate_if_due()
         while self.state.step < self.until and not self.stopping:
@@ -208,7 +211,6 @@ class TrainLoop(BaseLoop):  # type: ignore[misc]
         progress = {"progress": step / self.max_iters}
         data = [next(batches) | progress for _ in range(self.accumulate)]
         waited = time.perf_counter() - started
-        runner.model.train()
         runner.call_hook("before_train_iter", batch_idx=step, data_batch=data)
         outputs = runner.model.train_step(data, optim_wrapper=runner.optim_wrapper)
         runner.call_hook(

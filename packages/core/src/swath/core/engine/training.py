@@ -165,10 +165,8 @@ def _train(
         world=world,
         batches_per_step=config.accumulate * world.size,
     )
-    if (
-        overwrite and world.main
-    ):  # all pieces are built: the old run isn't lost to a mistake in them
-        folder.clear()
+    if overwrite and world.main:
+        folder.clear()  # only now, so that a mistake in the config doesn't cost the old run
     if resume:
         notes += resume_latest(folder, state)
         notes.append(f"resuming at step {state.step} of {config.iterations}")
