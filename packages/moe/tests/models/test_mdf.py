@@ -202,3 +202,20 @@ def test_mistakes_are_named() -> None:
     for name in ("a.b", "keys", "Roads", ""):
         with pytest.raises(ConfigError, match="can't name a task"):
             MDFSegmenter(ViTMoE(num_experts=2, part_features=8, **VIT), {name: 2})
+
+
+def test_in_bf16_logits_are_those_of_fp32_to_its_precision() -> None:
+    torch.manual_seed(0)
+    model = tiny().float().train()
+    batch, ids = images(4).float(), torch.tensor([0, 2, 1, 0])
+    exact = model(batch, ids)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        coarse = model(batch, ids)
+    largest = 0.0
+    for name, logits in exact.by_task.items():
+        error = (coarse.by_task[name].float() - logits).abs().mean() / logits.abs().mean()
+        largest = max(largest, error.item())
+    print(f"mean relative difference {largest:.1e}")
+    assert largest < 0.05
+    loss_of(coarse.by_task).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)

@@ -6,7 +6,16 @@ Importing this module is cheap: what needs torch is imported when it is first us
 import importlib
 from typing import Any
 
-_LAZY: dict[str, str] = {}
+_LAZY = {
+    "MDFSegmenter": "swath.moe.models.mdf",
+    "MultiDataset": "swath.moe.data",
+    "MultiDatasetSegmentationTask": "swath.moe.task",
+    "TaskLogits": "swath.moe.models.mdf",
+    "ViTMoE": "swath.moe.models.vit_moe",
+    "add_expert": "swath.moe.experts",
+    "mdf_segmenter": "swath.moe.models.mdf",
+    "vit_moe": "swath.moe.models.vit_moe",
+}
 
 __all__ = ["__version__", *sorted(_LAZY)]
 
