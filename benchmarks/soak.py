@@ -68,7 +68,7 @@ def watch(what: str, act: Callable[[int], object], numbers: Any) -> dict[str, An
         "what": what,
         "times": len(notes),
         "mb_at_the_end": round(notes[-1], 1),
-        "mb_per_1000": round(1000 * float(slope), 3),
+        "mb_per_1000": round(1000 * float(slope), 3) + 0.0,
         "open_files": "-".join(map(str, sorted({min(files), max(files)}))),
         "threads": "-".join(map(str, sorted({min(threads), max(threads)}))),
     }
@@ -94,7 +94,7 @@ def predictions(folder: Path) -> Callable[[int], object]:
     predictor = Predictor(model, SegmentationTask(["ground", "roof"]))
 
     def predict(number: int) -> None:
-        result = predictor.predict(scene, tile=128)
+        result = predictor.predict(scene, tile=160)
         result.save(folder / ("map.gpkg" if number % 50 == 49 else "map.tif"))
 
     return predict
