@@ -203,7 +203,11 @@ def test_nothing_left_is_an_error_that_says_why(tmp_path: Path, model: Predictor
     recipe = Recipe(tile=64, confidence=1.0, min_confident=1.0)
     with pytest.raises(DataError, match=r"none of 2 tiles is left \(1 empty, 1 doubtful\)"):
         prepare([tmp_path / "in"], tmp_path / "out", model, recipe, **SMALL)
-    assert not [p for p in (tmp_path / "out").iterdir() if p.name != "unfinished"]
+    assert not list((tmp_path / "out").iterdir())
+    recipe = Recipe(tile=64, min_confident=0.0, balance=1e-9)
+    with pytest.raises(DataError, match=r"--balance 1e-09 leaves none of 1 tiles"):
+        prepare([tmp_path / "in"], tmp_path / "out", model, recipe, **SMALL)
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_nodata_is_ignored_in_masks_and_invalid_in_samples(

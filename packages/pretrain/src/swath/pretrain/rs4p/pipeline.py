@@ -346,8 +346,8 @@ class _Archive:
         more = f"; and {len(self.broken) - 3} more" if len(self.broken) > 3 else ""
         raise DataError(
             f"{len(self.broken)} of {len(self.scenes)} scenes can't be read, more than "
-            f"--max-broken {self.max_broken:g} allows: {shown}{more}; mend or remove them, or "
-            "raise --max-broken; what is finished is kept"
+            f"--max-broken {self.max_broken:g} allows: {shown}{more}; raise --max-broken to go on "
+            "without them, or mend them and choose an empty folder"
         )
 
     def files(self, number: int) -> tuple[Path, Path]:
@@ -527,12 +527,16 @@ def _pack(
     part_of = np.repeat(np.arange(len(archive.samples)), [len(s) for s in archive.samples])
     samples: Index = np.concatenate(archive.samples) if archive.samples else np.empty(0)
     if not len(samples):
+        shutil.rmtree(archive.folder)  # so that the same folder can be used with other options
         raise DataError(
             f"none of {len(archive.plan)} tiles is left ({_counted(archive.state)}); lower "
             "--min-confident, --confidence or --min-valid"
         )
     before = samples["counts"]
     kept = balanced(samples["key"], before, archive.recipe.balance)
+    if not kept.any():
+        shutil.rmtree(archive.folder)
+        raise DataError(f"--balance {archive.recipe.balance:g} leaves none of {len(kept)} tiles")
     archive.state[samples["tile"][~kept]] = _SURPLUS
     order = np.flatnonzero(kept)[np.argsort(samples["key"][kept])]
     samples, part_of = samples[order], part_of[order]
@@ -552,7 +556,7 @@ def _pack(
 
     write_report(folder, manifest)
     with atomic_path(folder / MANIFEST) as temporary:
-        temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(_as_text(manifest), encoding="utf-8")
     shutil.rmtree(archive.folder)
     return Prepared(folder, len(index), len(names), manifest, resumed)
 
@@ -663,17 +667,21 @@ def _begin(folder: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:
         _check_same(folder, stored["request"], request)
         shutil.rmtree(unfinished, ignore_errors=True)
         return stored
-    if begun.is_file() and any(unfinished.glob("part-*.npz")):
+    if any(unfinished.glob("part-*.npz")):
         _check_same(folder, json.loads(begun.read_text(encoding="utf-8")), request)
+    elif begun.is_file() and begun.read_text(encoding="utf-8") != _as_text(request):
+        shutil.rmtree(unfinished)  # nothing of worth is there: begin anew
     elif folder.is_dir() and any(path != unfinished for path in folder.iterdir()):
         raise DataError(f"{folder} isn't empty; choose an empty folder")
-    else:  # nothing of worth is there: begin anew
-        shutil.rmtree(unfinished, ignore_errors=True)
     for leftover in (*folder.glob(".*.part*"), *unfinished.glob(".*.part*")):
         leftover.unlink()  # what was being written when the process was killed
     with atomic_path(begun) as temporary:
-        temporary.write_text(json.dumps(request, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(_as_text(request), encoding="utf-8")
     return None
+
+
+def _as_text(data: Mapping[str, Any]) -> str:
+    return json.dumps(data, indent=1) + "\n"
 
 
 def _check_same(folder: Path, earlier: Mapping[str, Any], request: Mapping[str, Any]) -> None:
