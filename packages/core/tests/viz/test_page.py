@@ -1,7 +1,10 @@
+import base64
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from swath.core.errors import DataError
 from swath.core.palette import default_palette
@@ -22,6 +25,17 @@ def test_a_page_is_whole_and_refers_to_nothing_outside(tmp_path: Path) -> None:
     assert "http" not in text.replace("http://www.w3.org", "")
     assert "<script" not in text
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("classes", [1, 3, 20, 255])
+def test_a_class_map_shows_each_colour_and_leaves_the_rest_clear(classes: int) -> None:
+    palette = default_palette(classes)
+    mask = np.array([*range(classes), 255])[None]
+    html = page.mask_picture(mask, palette, alt="classes", side=256)
+    data = base64.b64decode(html.partition("base64,")[2].partition('"')[0])
+    shown = np.asarray(Image.open(BytesIO(data)).convert("RGBA"))[0]
+    assert shown[:-1, :3].tolist() == [list(colour) for colour in palette]
+    assert shown[:, 3].tolist() == [255] * classes + [0]
 
 
 def test_what_people_write_is_escaped(tmp_path: Path) -> None:

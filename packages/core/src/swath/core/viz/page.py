@@ -198,7 +198,9 @@ def _mask_image(mask: npt.ArrayLike, palette: Sequence[Colour]) -> Image.Image:
     classes = np.asarray(mask)
     known = (classes >= 0) & (classes < min(len(palette), 255))
     image = Image.fromarray(np.where(known, classes, 255).astype(np.uint8), mode="P")
-    image.putpalette([channel for colour in palette[:255] for channel in colour])
+    # all 256 entries: a short palette is stored with fewer bits a pixel, and 255 is lost
+    colours = [channel for colour in palette[:255] for channel in colour]
+    image.putpalette(colours + [0] * (768 - len(colours)))
     return image
 
 
