@@ -240,7 +240,7 @@ def _pictures(predictor: Predictor, config: TrainConfig) -> str:
         guess = label[i].cpu().masked_fill(~sure, 255)
         truth = found.targets["mask"].long()
         right = (guess == truth)[sure].float().mean()
-        remark = f"{number(float(right))} of them right" if sure.any() else ""
+        remark = f"{100 * float(right):.0f} % of these right" if sure.any() else ""
         rows.append(
             (
                 f"{100 * float(sure.sum() / seen.sum()):.0f} % confident",
