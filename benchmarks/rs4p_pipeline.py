@@ -37,7 +37,8 @@ from swath.core.progress import Bar
 from swath.core.segmentation import SegmentationTask
 from swath.pretrain.rs4p.dataset import ShardDataset, UnlabelledFolder
 from swath.pretrain.rs4p.duplicates import DuplicateIndex
-from swath.pretrain.rs4p.pipeline import Recipe, prepare
+from swath.pretrain.rs4p.pipeline import prepare
+from swath.pretrain.rs4p.recipe import Recipe
 from swath.pretrain.rs4p.samples import Labelled, encode
 from swath.pretrain.rs4p.sources import Cutting, Plan, Tile, cut, find_scenes, measure
 from swath.pretrain.semi_supervised import SemiSupervised

@@ -18,7 +18,8 @@ from swath.core.errors import DataError
 from swath.core.inference.predictor import Predictor
 from swath.core.segmentation import SegmentationTask
 from swath.pretrain.rs4p.dataset import ShardDataset, UnlabelledFolder
-from swath.pretrain.rs4p.pipeline import Recipe, prepare
+from swath.pretrain.rs4p.pipeline import prepare
+from swath.pretrain.rs4p.recipe import Recipe
 from swath.pretrain.rs4p.shards import tar_members, write_shard
 
 CLASSES = ("ground", "roof")

@@ -19,7 +19,9 @@ from swath.core.errors import ConfigError, DataError
 from swath.core.inference.predictor import Predictor
 from swath.core.segmentation import SegmentationTask
 from swath.pretrain.rs4p.dataset import ShardDataset
-from swath.pretrain.rs4p.pipeline import Recipe, balanced, model_hash, prepare
+from swath.pretrain.rs4p.packing import balanced
+from swath.pretrain.rs4p.pipeline import model_hash, prepare
+from swath.pretrain.rs4p.recipe import Recipe
 from swath.pretrain.rs4p.shards import read_at
 
 Contents = Callable[[Path], dict[str, bytes]]

@@ -3,7 +3,8 @@ import re
 from pathlib import Path
 
 from swath.core.inference.predictor import Predictor
-from swath.pretrain.rs4p.pipeline import Recipe, prepare
+from swath.pretrain.rs4p.pipeline import prepare
+from swath.pretrain.rs4p.recipe import Recipe
 from swath.pretrain.rs4p.report import write_report
 
 

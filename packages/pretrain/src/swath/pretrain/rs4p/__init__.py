@@ -7,7 +7,7 @@ import importlib
 from typing import Any
 
 _LAZY = {
-    "Recipe": "pipeline",
+    "Recipe": "recipe",
     "ShardDataset": "dataset",
     "UnlabelledFolder": "dataset",
     "prepare": "pipeline",

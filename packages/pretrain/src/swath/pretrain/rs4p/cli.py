@@ -87,7 +87,8 @@ def rs4p(
     """
     from swath.core.errors import ConfigError
     from swath.core.inference.predictor import load_model
-    from swath.pretrain.rs4p.pipeline import Recipe, prepare
+    from swath.pretrain.rs4p.pipeline import prepare
+    from swath.pretrain.rs4p.recipe import Recipe
 
     try:
         numbers = None if bands is None else tuple(int(band) for band in bands.split(","))
