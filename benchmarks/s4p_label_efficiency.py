@@ -1,12 +1,15 @@
 """Do unlabelled scenes help? S4P against training on the labelled ones alone.
 
 Run:    OMP_NUM_THREADS=1 python benchmarks/s4p_label_efficiency.py
-Claim:  with 1/16 of 640 scenes labelled, S4P gains at least 2 mIoU points over supervised training
+Aim:    with 1/16 of 640 scenes labelled, S4P gains at least 2 mIoU points over supervised training
         on the same labelled samples for the same number of steps, and no seed loses.
+State:  missed. With the first recipe S4P lost 2.6 points at seed 0 (threshold 0.85, 1,200 steps);
+        stopped there, kept in ``results/s4p_label_efficiency_first.json``. The recipe below is
+        still that one; the next is to be chosen and committed before it runs on SEEDS.
 
 Three arms see the same labelled images in the same number of steps: "supervised" with S4P's weak
 view, "strong" with its weak and strong view (is it the augmentation alone?), and "S4P". The recipe
-was chosen on seeds 100 and up; the study runs on 0, 1 and 2. A seed picks the scenes, the weights
+is chosen on seeds 100 and up; the study runs on others, not seen before. A seed picks the scenes, the weights
 and the order; the 200 scenes to judge on are the same for all. Every finished run is kept in
 ``results/s4p_label_efficiency.json``, so that the study goes on where it was stopped.
 """
@@ -41,7 +44,7 @@ from swath.pretrain.views import S4PViews, strong_view, weak_view
 NAME = "s4p_label_efficiency"
 ARMS = ("supervised", "strong", "S4P")
 FRACTIONS = (32, 16, 8)  # one scene of so many is labelled
-SEEDS = (0, 1, 2)
+SEEDS = (3, 4, 5)  # the first study has seen 0 and 1
 POOL, JUDGED, JUDGED_SEED = 640, 200, 5_000
 SIZE = 96  # px
 
@@ -53,6 +56,7 @@ RECIPE: dict[str, Any] = {
     "warmup": 50,
     "ema": 0.99,
     "threshold": 0.85,
+    "warmup_share": 0.0,
     "class_weights": [0.5, 1.4, 1.0, 0.75, 1.5, 0.9, 0.9],
     "crop": 64,
     "hue": 0.1,
@@ -104,7 +108,8 @@ def configure(arm: str, fraction: int, seed: int, recipe: dict[str, Any]) -> Tra
     if arm == "strong":
         augment = Spec(weak_and_strong, **view, hue=recipe["hue"])
     if arm == "S4P":
-        task = Spec(S4PTask, **judge, threshold=recipe["threshold"])
+        told = {"threshold": recipe["threshold"], "warmup": recipe["warmup_share"]}
+        task = Spec(S4PTask, **judge, **told)
         data = Spec(SemiSupervised, labelled=labelled, unlabelled=scenes(POOL))
         augment = Spec(S4PViews, **view, hue=recipe["hue"])
     return TrainConfig(

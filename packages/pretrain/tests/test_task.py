@@ -150,6 +150,17 @@ def test_labels_have_their_own_precision_whatever_the_training_pass_uses(precisi
     assert [call[3] for call in model.calls] == [labelling, torch.bfloat16]
 
 
+def test_the_warm_up_sees_labels_alone() -> None:
+    task = S4PTask(CLASSES, threshold=0.3, warmup=0.25)
+    batch, model = task.collate(samples()), Watched(unet()).train()
+    labelled = F.cross_entropy(unet().train()(batch["image"]), batch["mask"], ignore_index=255)
+    early = task.losses(model, batch | {"progress": 0.24})
+    assert list(early) == ["ce"]
+    assert [count for *_, count, _ in model.calls] == [len(batch["image"])]
+    torch.testing.assert_close(early["ce"], labelled / 2)
+    assert set(task.losses(model, batch | {"progress": 0.25})) == {"ce", "unlabelled", "confident"}
+
+
 def test_the_model_is_left_in_the_mode_it_came_in() -> None:
     model = unet().eval()
     S4PTask(CLASSES).losses(model, S4PTask(CLASSES).collate(samples()))
@@ -226,6 +237,7 @@ def test_masks_out_of_range_are_named() -> None:
     ("options", "message"),
     [
         ({"threshold": 1.5}, "task.threshold=1.5"),
+        ({"warmup": 1.0}, "task.warmup=1.0"),
         ({"label_precision": "int8"}, "fp32, bf16 or fp16"),
         ({"labels": "offline"}, "'online' or 'stored'"),
     ],

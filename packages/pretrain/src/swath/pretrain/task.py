@@ -38,6 +38,8 @@ class S4PTask(SegmentationTask):
             whatever the training pass uses, or ``"bf16"`` or ``"fp16"``.
         labels: ``"online"``: the network labels as it learns, as the official code does;
             ``"stored"``: masks and confidences that the unlabelled samples bring along.
+        warmup: Share of the run that learns from labels alone, until the network is worth
+            believing; officially none. Pre-trained networks don't need it, others do.
         radiometry: This and all that follow: see `SegmentationTask`. Class weights count for
             pseudo-labels too.
         ignore_index: Label of pixels that are neither trained on nor judged.
@@ -59,6 +61,7 @@ class S4PTask(SegmentationTask):
         threshold: float = 0.95,
         label_precision: Literal["fp32", "bf16", "fp16"] = "fp32",
         labels: Literal["online", "stored"] = "online",
+        warmup: float = 0.0,
         *,
         radiometry: Radiometry | None = None,
         ignore_index: int = 255,
@@ -90,7 +93,10 @@ class S4PTask(SegmentationTask):
             )
         if labels not in ("online", "stored"):
             raise ConfigError(f"task.labels='{labels}' is unknown; use 'online' or 'stored'")
+        if not 0 <= warmup < 1:
+            raise ConfigError(f"task.warmup={warmup} must be a share of the run, 0 up to 1")
         self.threshold, self.label_precision, self.labels = threshold, label_precision, labels
+        self.warmup = warmup
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """Stack the labelled images and, for training, the views of the unlabelled ones.
@@ -148,8 +154,9 @@ class S4PTask(SegmentationTask):
         has none: eval mode treats images one by one, so that the labels are the same.
 
         Returns:
-            The losses of `SegmentationTask`, halved; ``"unlabelled"``, halved; and without
-            gradient ``"confident"``, the share of seen pixels that are learnt from.
+            The losses of `SegmentationTask`, halved; and after the warm-up ``"unlabelled"``,
+            halved, and without gradient ``"confident"``, the share of seen pixels that are learnt
+            from.
 
         Raises:
             ConfigError: If the model's output doesn't have one channel per class.
@@ -159,6 +166,8 @@ class S4PTask(SegmentationTask):
                 "S4PTask trains on labelled and unlabelled images: make train a SemiSupervised "
                 "and augment an S4PViews"
             )
+        if batch.get("progress", 1.0) < self.warmup:
+            return {name: loss / 2 for name, loss in super().losses(model, batch).items()}
         label, confidence = self.pseudo_labels(model, batch)
         logits = model(torch.cat([batch["image"], batch["strong"]])).float()
         labelled, strong = logits[: len(batch["image"])], logits[len(batch["image"]) :]

@@ -80,7 +80,7 @@ def weak_view(size: int, scale: Range = (0.5, 2.0), *, ignore_index: int = 255) 
 
 
 class ColorJitter(v2.Transform):  # type: ignore[misc]
-    """torchvision's ColorJitter for 8-bit RGB, to a level or two, at a sixth of its time.
+    """torchvision's ColorJitter for 8-bit RGB, to a level or two, six times as fast.
 
     Images of other bands or dtypes get brightness, contrast and saturation from
     `swath.core.data.transforms.ColorJitter`, and no hue, which is a matter of three colours.
