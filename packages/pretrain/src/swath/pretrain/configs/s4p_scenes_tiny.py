@@ -2,8 +2,8 @@
 
 Run:     swath train s4p_scenes_tiny
 Source:  ours; the method of Lv et al. 2025 (S5), the recipe of benchmarks/s4p_label_efficiency.py
-Expect:  no gain over labels alone as yet: the study's first recipe lost 2.6 points at its first
-         seed (benchmarks/results/s4p_label_efficiency_first.json)
+Expect:  no gain over labels alone as yet: the study's first recipe gave -2.6 and +0.9 points at two
+         seeds (benchmarks/results/s4p_label_efficiency_first.json)
 """
 
 from swath.core.data.scenes import CLASS_SETS, SceneDataset
