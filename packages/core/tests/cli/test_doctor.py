@@ -57,7 +57,7 @@ def test_versions_that_do_not_fit_are_found(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(
         doctor, "_version", lambda name: "0.0.1" if name == "numpy" else real_version(name)
     )
-    assert "swath-core needs numpy>=2.0, but 0.0.1 is installed" in next(iter(doctor._versions()))
+    assert "swath-core needs numpy>=2.0, but 0.0.1 is installed" in " ".join(doctor._versions())
 
 
 def test_a_broken_plugin_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
