@@ -116,13 +116,15 @@ def wheels(session: nox.Session) -> None:
     folder = Path(session.create_tmp()).resolve() / "wheels"
     shutil.rmtree(folder, ignore_errors=True)
     session.run_install("uv", "build", "--quiet", "--all-packages", "--out-dir", str(folder))
+    # uv takes a wheel of the same name for the one that it unpacked in an earlier run
+    fresh = [f"--refresh-package=swath-{package}" for package in PACKAGES]
     for package in PACKAGES:
         environment = folder / f"env-{package}"
         python = environment / ("Scripts" if sys.platform == "win32" else "bin") / "python"
         session.run_install("uv", "venv", "--quiet", str(environment))
         session.run_install(
             "uv", "pip", "install", "--quiet", "--python", str(python), "--find-links", str(folder),
-            "--constraint", "constraints.txt", f"swath-{package}",
+            "--constraint", "constraints.txt", *fresh, f"swath-{package}",
         )  # fmt: skip
         session.run(str(python), f"tests/smoke/{package}.py", external=True)
 
