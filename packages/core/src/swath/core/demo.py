@@ -148,9 +148,7 @@ def run(
     with step(console, "5/5", "Write the report"):
         _report(predictor, metrics, unseen, files)
 
-    minutes, seconds = divmod(round(time.monotonic() - started), 60)
-    console.print(f"\n[bold green]Done[/] in {minutes} min {seconds:02d} s. The report:")
-    console.print(f"  [bold]{files.report.resolve()}[/]\n", soft_wrap=True)
+    tell_end(console, started, files.report)
     console.print("Next:")
     for purpose, command in next_commands(files).items():
         console.print(f"  [dim]# {purpose}[/]\n  {command}", soft_wrap=True)
@@ -211,6 +209,13 @@ def step(console: Console, number: str, title: str) -> Iterator[None]:
     started = time.monotonic()
     yield
     console.print(f"  [dim]{time.monotonic() - started:.1f} s[/]")
+
+
+def tell_end(console: Console, started: float, report: Path) -> None:
+    """Say how long it took since ``started`` (`time.monotonic`), and where the report is."""
+    minutes, seconds = divmod(round(time.monotonic() - started), 60)
+    console.print(f"\n[bold green]Done[/] in {minutes} min {seconds:02d} s. The report:")
+    console.print(f"  [bold]{report.resolve()}[/]\n", soft_wrap=True)
 
 
 def _agreement(task: Task, files: DemoFiles) -> dict[str, float]:

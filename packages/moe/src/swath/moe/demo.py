@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from swath.core.config import TrainConfig, load_config
-from swath.core.demo import prepare_folder, step
+from swath.core.demo import prepare_folder, step, tell_end
 from swath.core.engine import evaluate, smoke, train
 from swath.core.engine.evaluation import as_data
 from swath.core.files import atomic_path
@@ -104,9 +104,7 @@ def run(
     with step(console, "3/3", "Ask it about each scene as each domain, write the report"):
         _report(files, config, predictor, metrics, unseen)
 
-    minutes, seconds = divmod(round(time.monotonic() - started), 60)
-    console.print(f"\n[bold green]Done[/] in {minutes} min {seconds:02d} s. The report:")
-    console.print(f"  [bold]{files.report.resolve()}[/]\n", soft_wrap=True)
+    tell_end(console, started, files.report)
     return files
 
 

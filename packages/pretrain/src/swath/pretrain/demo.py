@@ -14,7 +14,7 @@ from torch import Tensor
 
 from swath.core.config import TrainConfig, load_config
 from swath.core.data.loader import Augmented
-from swath.core.demo import prepare_folder, step
+from swath.core.demo import prepare_folder, step, tell_end
 from swath.core.engine import evaluate, smoke, train
 from swath.core.files import atomic_path
 from swath.core.inference.predictor import Predictor, load_model
@@ -112,9 +112,7 @@ def run(
             temporary.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
         _report(files, config, models["s4p"], metrics)
 
-    minutes, seconds = divmod(round(time.monotonic() - started), 60)
-    console.print(f"\n[bold green]Done[/] in {minutes} min {seconds:02d} s. The report:")
-    console.print(f"  [bold]{files.report.resolve()}[/]\n", soft_wrap=True)
+    tell_end(console, started, files.report)
     return files
 
 
