@@ -1,0 +1,1 @@
+"""What this package adds to Swath, as frozen data; see `swath.core.plugins`."""
