@@ -11,6 +11,7 @@ whose labels are polygons; S5 does the same after resizing).
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 import torch
@@ -143,6 +144,28 @@ class RotatedBoxes(tv_tensors.TVTensor):  # type: ignore[misc]
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         return str(self._make_repr(canvas_size=self.canvas_size))
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What a detector says about one image.
+
+    Attributes:
+        boxes: ``(N, 4)`` x1, y1, x2, y2 or rotated ``(N, 5)``, plain tensors, in pixels.
+        scores: ``(N,)`` in 0..1.
+        labels: int64 ``(N,)``.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def select(self, index: Any) -> "Detections":
+        """Some of them, by mask, slice or indices."""
+        return Detections(self.boxes[index], self.scores[index], self.labels[index])
 
 
 def visible_fraction(boxes: RotatedBoxes) -> Tensor:
