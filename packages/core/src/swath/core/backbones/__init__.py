@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-OWN = ("vit_b", "vit_l", "vit_h", "rvsa_b", "rvsa_l")
+OWN = ("vit_b", "vit_l", "vit_h", "rvsa_b", "rvsa_l", "swin_t", "swin_s", "swin_b", "swin_l")
 """Names of our own backbones; every other name is timm's."""
 
 
@@ -26,7 +26,8 @@ def build_backbone(
         pretrained: Lets timm fetch its weights; our own backbones have none to fetch.
         weights: File with the backbone's weights, loaded strictly, or where to fetch it: for our
             own a backbone in S5's layout, a segmentation model with one (official or ours, so a
-            run's checkpoint too), or for a plain ViT MAE's; timm's for timm's.
+            run's checkpoint too), for a plain ViT MAE's, for Swin its official classifier;
+            timm's for timm's.
         img_size: Side in px that a ViT's position embedding is made for.
         checkpointing: Recompute activations in the backward pass, where the backbone can.
 
@@ -37,6 +38,7 @@ def build_backbone(
     import timm
 
     from swath.core.backbones.rvsa import rvsa
+    from swath.core.backbones.swin import load_swin, swin
     from swath.core.backbones.timm import TimmPyramid
     from swath.core.backbones.vit import vit
     from swath.core.checkpoint.fetch import locate
@@ -63,14 +65,15 @@ def build_backbone(
             "one: `swath models`"
         )
     family, size = name.split("_")
-    build: Any = {"vit": vit, "rvsa": rvsa}[family]
-    backbone: nn.Module = build(
-        size, img_size=img_size, in_channels=in_channels, checkpointing=checkpointing
-    )
+    build: Any = {"vit": vit, "rvsa": rvsa, "swin": swin}[family]
+    sized = {} if family == "swin" else {"img_size": img_size}  # Swin knows no position but windows
+    backbone: nn.Module = build(size, in_channels=in_channels, checkpointing=checkpointing, **sized)
     if weights is not None:
-        state = load_file(locate(weights))
+        state, where = load_file(locate(weights)), str(weights)
         if family == "vit":
-            load_vit(backbone, state, where=str(weights))
+            load_vit(backbone, state, where=where)
+        elif family == "swin":
+            load_swin(backbone, backbone_part(state), where=where)
         else:
-            load_strict(backbone, backbone_part(state), where=str(weights))
+            load_strict(backbone, backbone_part(state), where=where)
     return backbone
