@@ -1,0 +1,1 @@
+"""One model, one file: CAT-Seg, GSNet, RSKT-Seg."""
