@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from torch import Tensor, nn
 
 from swath.core.config import TrainConfig
@@ -10,6 +11,7 @@ from swath.core.spec import Spec
 from swath.core.task import Batch
 
 SEEN: list[float] = []
+AVERAGED: list[bool] = []
 
 
 class Watching(SegmentationTask):
@@ -17,6 +19,7 @@ class Watching(SegmentationTask):
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         SEEN.append(batch["progress"])
+        AVERAGED.append("averaged" in batch)
         return super().losses(model, batch)
 
 
@@ -29,3 +32,13 @@ def test_every_batch_knows_the_share_of_the_run_that_is_done(
     train(config, tmp_path, until=2, progress=False)
     train(config, tmp_path, resume=True, progress=False)
     assert SEEN == [0.0, 0.0, 0.2, 0.2, 0.4, 0.4, 0.6, 0.6, 0.8, 0.8]
+
+
+@pytest.mark.parametrize("ema", [None, 0.9])
+def test_every_batch_brings_the_averaged_model_if_the_run_averages(
+    toy: Callable[..., TrainConfig], tmp_path: Path, ema: float | None
+) -> None:
+    AVERAGED.clear()
+    task = Spec(Watching, classes=["ground", "square"])
+    train(toy(task=task, iterations=2, val=None, ema=ema), tmp_path, progress=False)
+    assert [ema is not None] * 2 == AVERAGED

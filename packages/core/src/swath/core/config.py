@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from swath.core import plugins
 from swath.core.errors import ConfigError, suggest
-from swath.core.files import atomic_path
+from swath.core.files import write_json
 from swath.core.spec import Spec, from_data, to_data
 
 CORE_CONFIGS = "swath.core.configs"
@@ -152,8 +152,7 @@ class TrainConfig:
 
     def save(self, path: str | Path) -> None:
         """Write the config as JSON, which `load_config` reads back to the same hash."""
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(self.to_data(), indent=2) + "\n", encoding="utf-8")
+        write_json(path, self.to_data())
 
     def override(self, assignments: Sequence[str]) -> "TrainConfig":
         """A copy with ``"dotted.path=value"`` assignments applied in order.

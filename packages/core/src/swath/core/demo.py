@@ -1,6 +1,5 @@
 """The whole way once, on rendered scenes: train, judge, segment a large scene, report."""
 
-import json
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -16,7 +15,7 @@ from swath.core.config import TrainConfig, load_config
 from swath.core.data.scenes import SceneDataset, render_large
 from swath.core.engine import evaluate, smoke, train
 from swath.core.errors import ConfigError
-from swath.core.files import atomic_path
+from swath.core.files import write_json
 from swath.core.geo.raster import open_raster
 from swath.core.geo.vectorise import vectorise
 from swath.core.geo.windows import row_blocks
@@ -141,7 +140,7 @@ def run(
         for path in (files.geopackage, files.geojson):
             vectorise(files.mask, path, classes=predictor.classes, min_area_px=8)
         metrics["scene"] = _agreement(predictor.task, files)
-        _write_json(files.metrics, metrics)
+        write_json(files.metrics, metrics)
         console.print(f"  {files.mask}, {files.geopackage.name}, {files.geojson.name}")
         console.print(f"  {score} {number(metrics['scene'][score])} against the scene's truth")
 
@@ -226,11 +225,6 @@ def _agreement(task: Task, files: DemoFiles) -> dict[str, float]:
             guess, true = (torch.from_numpy(r.read(window)[0]) for r in (mask, truth))
             metrics.update([guess[0]], {"mask": true})
     return {k: v for k, v in metrics.compute().items() if isinstance(v, float)}
-
-
-def _write_json(path: Path, data: dict[str, Any]) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
 
 
 def _report(

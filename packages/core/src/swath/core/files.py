@@ -1,9 +1,11 @@
 """Writing files so that nobody ever sees half of one."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 
@@ -39,3 +41,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         # side files that writers leave (.aux.xml, -journal) share the temporary name's beginning
         for leftover in final.parent.glob(f"{temporary.name}*"):
             leftover.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, data: Any) -> None:
+    """Write plain data as indented JSON, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")

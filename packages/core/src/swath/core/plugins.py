@@ -4,8 +4,9 @@ An entry point names a module (or an object in one) that holds frozen data as at
 (model cards) and ``datasets`` as ``"module:Name"`` strings, ``configs`` as names of
 packages, for example ``configs = ("swath.ovseg.configs",)``; and as mappings of such strings by
 name ``demos``, ``{"ovseg": "swath.ovseg.demo:run"}``, and ``commands``, verbs of their own,
-``{"moe": "swath.moe.cli:app"}``. Importing it must import nothing heavy. A plugin that fails is
-remembered with its error and skipped: it never takes the command down.
+``{"moe": "swath.moe.cli:app"}``, whose lines in ``swath --help`` are ``command_help``. Importing it
+must import nothing heavy. A plugin that fails is remembered with its error and skipped: it never
+takes the command down.
 """
 
 import importlib

@@ -17,7 +17,8 @@ from swath.core.sample import Sample
 Batch = dict[str, Any]
 """What `Task.collate` makes: ``"image"`` float32 ``(B, C, H, W)``, targets, and ``"meta"``.
 
-In training the engine adds ``"progress"``, the share of the run's steps already made, in [0, 1).
+In training the engine adds ``"progress"``, the share of the run's steps already made, in [0, 1),
+and ``"averaged"``, the model with the run's averaged weights, if it averages (``config.ema``).
 """
 
 

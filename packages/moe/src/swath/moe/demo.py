@@ -1,6 +1,5 @@
 """One model for four kinds of scenes with other classes each, and what it says as each of them."""
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from swath.core.config import TrainConfig, load_config
 from swath.core.demo import prepare_folder, step, tell_end
 from swath.core.engine import evaluate, smoke, train
 from swath.core.engine.evaluation import as_data
-from swath.core.files import atomic_path
+from swath.core.files import write_json
 from swath.core.inference.predictor import Predictor, load_model
 from swath.core.sample import Sample
 from swath.core.task import to_device
@@ -99,8 +98,7 @@ def run(
         )
         for name, row in metrics["per_task"].items():
             console.print(f"  {name:10} mIoU {number(row['mIoU'])}")
-        with atomic_path(files.metrics) as temporary:
-            temporary.write_text(json.dumps(as_data(metrics), indent=2) + "\n", encoding="utf-8")
+        write_json(files.metrics, as_data(metrics))
     with step(console, "3/3", "Ask it about each scene as each domain, write the report"):
         _report(files, config, predictor, metrics, unseen)
 

@@ -1,6 +1,5 @@
 """What unlabelled scenes bring: S4P beside its supervised twin, with pictures of what it labels."""
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from swath.core.config import TrainConfig, load_config
 from swath.core.data.loader import Augmented
 from swath.core.demo import prepare_folder, step, tell_end
 from swath.core.engine import evaluate, smoke, train
-from swath.core.files import atomic_path
+from swath.core.files import write_json
 from swath.core.inference.predictor import Predictor, load_model
 from swath.core.segmentation import SegmentationTask
 from swath.core.spec import Spec
@@ -108,8 +107,7 @@ def run(
             metrics[folder.name] = figures
             console.print(f"  mIoU {number(figures['mIoU'])} on scenes it has not seen")
     with step(console, "3/3", "Look at its pseudo-labels, write the report"):
-        with atomic_path(files.metrics) as temporary:
-            temporary.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        write_json(files.metrics, metrics)
         _report(files, config, models["s4p"], metrics)
 
     tell_end(console, started, files.report)

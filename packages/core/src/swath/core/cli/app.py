@@ -41,11 +41,13 @@ _SPELLINGS = {"vectorize": "vectorise"}
 class Verbs(TyperGroup):
     """Imports a verb's module when the verb is called; lists all in plain text, without rich.
 
-    Plugins add verbs under ``commands``: each names a `typer.Typer`.
+    Plugins add verbs under ``commands``, each names a `typer.Typer`, and under ``command_help`` the
+    first lines of their help.
     """
 
     def __init__(self, *, commands: Any = None, **settings: Any) -> None:
-        added = {n: f"More commands, of {ref.split('.cli')[0]}." for n, ref in _added().items()}
+        told = named("command_help")
+        added = {n: told.get(n, f"Commands of {ref.split(':')[0]}.") for n, ref in _added().items()}
         listed: dict[str, Any] = {
             n: TyperCommand(n, short_help=h) for n, h in (VERBS | added).items()
         }

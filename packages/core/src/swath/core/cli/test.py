@@ -42,7 +42,7 @@ def judge(
     from swath.core.config import load_config
     from swath.core.engine.evaluation import as_data, evaluate
     from swath.core.errors import ConfigError
-    from swath.core.files import atomic_path
+    from swath.core.files import write_json
 
     loaded = load_config(config, overrides or ())
     if checkpoint.is_dir():
@@ -72,9 +72,8 @@ def judge(
     )
     folder = out or checkpoint.parent / "evaluation" / chosen
     figures = as_data(metrics)
-    with atomic_path(folder / "metrics.json") as temporary:
-        content = {"checkpoint": str(checkpoint), "split": chosen, **figures}
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    content = {"checkpoint": str(checkpoint), "split": chosen, **figures}
+    write_json(folder / "metrics.json", content)
     report = write_report(
         checkpoint.parent,
         metrics,

@@ -22,7 +22,7 @@ from swath.core.engine.distributed import mean_over_processes
 from swath.core.engine.evaluation import as_data
 from swath.core.engine.trackers import Tracker
 from swath.core.errors import TrainingError
-from swath.core.files import atomic_path
+from swath.core.files import atomic_path, write_json
 from swath.core.progress import Bar
 
 
@@ -209,9 +209,9 @@ class SaveHook(Hook):  # type: ignore[misc]
             save_best(self.folder, self.config, self.state)
             if not self.state.world.main:
                 return
-            with writing(self.folder), atomic_path(self.folder.validation) as temporary:
+            with writing(self.folder):
                 content = as_data({"step": self.state.step, **metrics})
-                temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+                write_json(self.folder.validation, content)
 
     def after_step(self, runner: Any) -> None:
         """Save a checkpoint when one is due."""

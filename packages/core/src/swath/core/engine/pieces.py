@@ -109,7 +109,7 @@ class AdamWCosine:
         """The optimiser of a model's trainable parameters for a run of so many steps."""
         groups = _groups(model, self.lr, self.weight_decay, self.no_decay_norms, self.layer_decay)
         beta1, beta2 = self.betas
-        optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=(beta1, beta2))
+        optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=(beta1, beta2), fused=True)
 
         def cosine(done: float) -> float:
             wave = 0.5 * (1 + math.cos(math.pi * done))

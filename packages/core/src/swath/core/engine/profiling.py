@@ -1,6 +1,5 @@
 """Where the time of a training step goes."""
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from mmengine.hooks import Hook
 from torch.profiler import ProfilerActivity, profile
 
 from swath.core.engine.checkpointing import TrainerState
-from swath.core.files import atomic_path
+from swath.core.files import atomic_path, write_json
 from swath.core.progress import Bar
 
 _SKIPPED, _MEASURED = 3, 10
@@ -73,8 +72,7 @@ class ProfileHook(Hook):  # type: ignore[misc]
                 if seconds > 0
             ],
         }
-        with atomic_path(self.folder / "profile.json") as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_json(self.folder / "profile.json", content)
         with atomic_path(self.folder / "trace.json") as temporary:
             profiler.export_chrome_trace(str(temporary))
         largest = ", ".join(f"{name} {seconds / step_s:.0%}" for name, seconds in ranked[:3])

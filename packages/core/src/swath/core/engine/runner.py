@@ -208,8 +208,10 @@ class TrainLoop(BaseLoop):  # type: ignore[misc]
     def _step(self, batches: Any) -> None:
         runner, step = self.runner, self.state.step
         started = time.perf_counter()
-        progress = {"progress": step / self.max_iters}
-        data = [next(batches) | progress for _ in range(self.accumulate)]
+        told: Batch = {"progress": step / self.max_iters}
+        if self.state.ema:
+            told["averaged"] = self.state.ema.model
+        data = [next(batches) | told for _ in range(self.accumulate)]
         waited = time.perf_counter() - started
         runner.call_hook("before_train_iter", batch_idx=step, data_batch=data)
         outputs = runner.model.train_step(data, optim_wrapper=runner.optim_wrapper)

@@ -1,13 +1,12 @@
 """What a model says about a whole image: a class, a sentence, a number."""
 
 import html
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swath.core.errors import ConfigError
-from swath.core.files import atomic_path
+from swath.core.files import write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,9 +24,7 @@ class _Answer:
         path = Path(path)
         if path.suffix.lower() != ".json":
             raise ConfigError(f"{path}: this result is saved as .json; change the suffix")
-        with atomic_path(path) as temporary:
-            content = asdict(self)  # type: ignore[call-overload]  # every subclass is a dataclass
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_json(path, asdict(self))  # type: ignore[call-overload]  # all are dataclasses
         return path
 
     def _repr_html_(self) -> str:
