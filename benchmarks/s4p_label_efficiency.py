@@ -58,6 +58,7 @@ RECIPE: dict[str, Any] = {
     "ema": 0.99,
     "threshold": 0.85,
     "warmup_share": 0.0,
+    "teacher": "self",
     "class_weights": [0.5, 1.4, 1.0, 0.75, 1.5, 0.9, 0.9],
     "crop": 64,
     "hue": 0.1,
@@ -110,6 +111,7 @@ def configure(arm: str, fraction: int, seed: int, recipe: dict[str, Any]) -> Tra
         augment = Spec(weak_and_strong, **view, hue=recipe["hue"])
     if arm == "S4P":
         told = {"threshold": recipe["threshold"], "warmup": recipe["warmup_share"]}
+        told |= {"teacher": recipe["teacher"]}
         task = Spec(S4PTask, **judge, **told)
         data = Spec(SemiSupervised, labelled=labelled, unlabelled=scenes(POOL))
         augment = Spec(S4PViews, **view, hue=recipe["hue"])

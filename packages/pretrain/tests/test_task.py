@@ -150,6 +150,20 @@ def test_labels_have_their_own_precision_whatever_the_training_pass_uses(precisi
     assert [call[3] for call in model.calls] == [labelling, torch.bfloat16]
 
 
+def test_averaged_weights_label_when_they_are_the_teacher() -> None:
+    task = S4PTask(CLASSES, threshold=0.3, teacher="ema")
+    batch, student, teacher = task.collate(samples()), Watched(unet()).train(), Watched(unet())
+    teacher.model.classifier.weight.data.neg_()  # would label otherwise
+    losses = task.losses(student, batch | {"averaged": teacher})
+    assert [call[:2] for call in teacher.calls] == [(False, False)]
+    assert [call[:2] for call in student.calls] == [(True, True)]
+    by_itself = S4PTask(CLASSES, threshold=0.3).losses(Watched(unet()).train(), batch)
+    torch.testing.assert_close(losses["ce"], by_itself["ce"])
+    assert not torch.isclose(losses["unlabelled"], by_itself["unlabelled"])
+    with pytest.raises(ConfigError, match="labels by averaged weights"):
+        task.losses(student, batch)
+
+
 def test_the_warm_up_sees_labels_alone() -> None:
     task = S4PTask(CLASSES, threshold=0.3, warmup=0.25)
     batch, model = task.collate(samples()), Watched(unet()).train()
@@ -240,6 +254,7 @@ def test_masks_out_of_range_are_named() -> None:
         ({"warmup": 1.0}, "task.warmup=1.0"),
         ({"label_precision": "int8"}, "fp32, bf16 or fp16"),
         ({"labels": "offline"}, "'online' or 'stored'"),
+        ({"teacher": "mean"}, "'self' or 'ema'"),
     ],
 )
 def test_options_out_of_range_are_named(options: Any, message: str) -> None:

@@ -40,6 +40,8 @@ class S4PTask(SegmentationTask):
             ``"stored"``: masks and confidences that the unlabelled samples bring along.
         warmup: Share of the run that learns from labels alone, until the network is worth
             believing; officially none. Pre-trained networks don't need it, others do.
+        teacher: Who labels online: ``"self"``, the network as it is, as officially; or ``"ema"``,
+            its averaged weights (Mean Teacher, arXiv:1703.01780), which need ``ema`` in the config.
         radiometry: This and all that follow: see `SegmentationTask`. Class weights count for
             pseudo-labels too.
         ignore_index: Label of pixels that are neither trained on nor judged.
@@ -62,6 +64,7 @@ class S4PTask(SegmentationTask):
         label_precision: Literal["fp32", "bf16", "fp16"] = "fp32",
         labels: Literal["online", "stored"] = "online",
         warmup: float = 0.0,
+        teacher: Literal["self", "ema"] = "self",
         *,
         radiometry: Radiometry | None = None,
         ignore_index: int = 255,
@@ -95,8 +98,10 @@ class S4PTask(SegmentationTask):
             raise ConfigError(f"task.labels='{labels}' is unknown; use 'online' or 'stored'")
         if not 0 <= warmup < 1:
             raise ConfigError(f"task.warmup={warmup} must be a share of the run, 0 up to 1")
+        if teacher not in ("self", "ema"):
+            raise ConfigError(f"task.teacher='{teacher}' is unknown; use 'self' or 'ema'")
         self.threshold, self.label_precision, self.labels = threshold, label_precision, labels
-        self.warmup = warmup
+        self.warmup, self.teacher = warmup, teacher
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """Stack the labelled images and, for training, the views of the unlabelled ones.
@@ -168,7 +173,7 @@ class S4PTask(SegmentationTask):
             )
         if batch.get("progress", 1.0) < self.warmup:
             return {name: loss / 2 for name, loss in super().losses(model, batch).items()}
-        label, confidence = self.pseudo_labels(model, batch)
+        label, confidence = self.pseudo_labels(self._teacher(model, batch), batch)
         logits = model(torch.cat([batch["image"], batch["strong"]])).float()
         labelled, strong = logits[: len(batch["image"])], logits[len(batch["image"]) :]
         ignore = batch["ignore"]
@@ -179,6 +184,16 @@ class S4PTask(SegmentationTask):
         learnt = confident(confidence, ignore, self.threshold)
         share = learnt.sum() / (~ignore).sum().clamp_min(1)
         return {name: loss / 2 for name, loss in losses.items()} | {"confident": share}
+
+    def _teacher(self, model: nn.Module, batch: Batch) -> nn.Module:
+        if self.teacher == "self":
+            return model
+        if "averaged" not in batch:
+            raise ConfigError(
+                "task.teacher='ema' labels by averaged weights: set ema=0.99, or teacher='self'"
+            )
+        averaged: nn.Module = batch["averaged"]
+        return averaged
 
     @torch.no_grad()
     def pseudo_labels(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
