@@ -1,7 +1,8 @@
 """Every check of the project; a bare ``nox`` runs what CI runs.
 
-uvx nox                      lint, types, the whole suite, each package alone, wheels, docs
+uvx nox                      lint, types, each package's tests alone, what crosses them, wheels, docs
 uvx nox -s "tests(core)"     one package with nothing but its own dependencies
+uvx nox -s suite             all tests with everything installed together
 uvx nox -s pythons           the suite on every supported Python
 uvx nox -s demo bench        what takes longer
 """
@@ -21,7 +22,7 @@ OLDEST_TORCH = ["torch==2.11.*", "torchvision==0.26.*"]
 nox.needs_version = ">=2025.2"
 nox.options.default_venv_backend = "uv"
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "types", "suite", "tests", "wheels", "docs"]
+nox.options.sessions = ["lint", "types", "tests", "together", "wheels", "docs"]
 nox.options.error_on_missing_interpreters = False
 
 
@@ -70,6 +71,14 @@ def suite(session: nox.Session) -> None:
     """All tests, with everything installed together."""
     sync(session, "--all-packages", "--group", "test", "--group", "docs")
     pytest(session, "-n", "2", "--dist", "worksteal")
+
+
+@nox.session
+def together(session: nox.Session) -> None:
+    """What `tests` leaves out: what crosses packages, and the slow tests."""
+    sync(session, "--all-packages", "--group", "test", "--group", "docs")
+    pytest(session, "-n", "2", "--dist", "worksteal", "tests")
+    pytest(session, "-n", "2", "--dist", "worksteal", "-m", "slow", "packages")
 
 
 @nox.session
