@@ -99,27 +99,14 @@ class SegmentationTask(Task):
         Raises:
             DataError: If dtype or band count don't fit, or a mask has a class that doesn't exist.
         """
-        sizes = [(s.image.shape[-2], s.image.shape[-1]) for s in samples]
-        shape = max(h for h, _ in sizes), max(w for _, w in sizes)
-        batch: Batch = {
-            "image": _stacked([padded(self._image(s), shape, 0.0) for s in samples]),
-            "sizes": sizes,
-            "meta": [s.meta for s in samples],
-        }
+        batch = collate_images(samples, self.radiometry)
         if all("mask" in s.targets for s in samples):
+            height, width = batch["image"].shape[-2:]
+            shape = (height, width)
             batch["mask"] = _stacked(
                 [padded(self._mask(s), shape, self.ignore_index) for s in samples]
             )
         return batch
-
-    def _image(self, sample: Sample) -> Tensor:
-        raw = sample.image.as_subclass(Tensor)
-        dtype = str(raw.dtype).removeprefix("torch.")
-        self.radiometry.check(dtype, raw.shape[0], where=_where(sample))
-        image = self.radiometry(raw)
-        if sample.valid is not None:
-            image *= sample.valid.as_subclass(Tensor)
-        return image
 
     def _mask(self, sample: Sample) -> Tensor:
         mask: Tensor = sample.targets["mask"].as_subclass(Tensor).long()
@@ -237,6 +224,39 @@ def dice_loss(logits: Tensor, mask: Tensor, ignore_index: int = 255) -> Tensor:
     )
     dice = (2 * overlap / (size + true_size).clamp_min(1e-6))[true_size > 0]
     return 1 - dice.mean() if dice.numel() else logits.sum() * 0.0
+
+
+def collate_images(samples: Sequence[Sample], radiometry: Radiometry) -> Batch:
+    """The part of a batch that every task has alike: its images, and what is known of them.
+
+    Args:
+        samples: Of any sizes; smaller ones are padded right and below.
+        radiometry: Scales the sensor's numbers for the model.
+
+    Returns:
+        ``"image"`` float32 ``(B, C, H, W)``, 0 (the mean) where padded or invalid; ``"sizes"``, the
+        ``(h, w)`` of each; ``"meta"``.
+
+    Raises:
+        DataError: If dtype or band count don't fit.
+    """
+    sizes = [(s.image.shape[-2], s.image.shape[-1]) for s in samples]
+    shape = max(h for h, _ in sizes), max(w for _, w in sizes)
+    return {
+        "image": _stacked([padded(_scaled(s, radiometry), shape, 0.0) for s in samples]),
+        "sizes": sizes,
+        "meta": [s.meta for s in samples],
+    }
+
+
+def _scaled(sample: Sample, radiometry: Radiometry) -> Tensor:
+    raw = sample.image.as_subclass(Tensor)
+    dtype = str(raw.dtype).removeprefix("torch.")
+    radiometry.check(dtype, raw.shape[0], where=_where(sample))
+    image = radiometry(raw)
+    if sample.valid is not None:
+        image *= sample.valid.as_subclass(Tensor)
+    return image
 
 
 def _stacked(images: list[Tensor]) -> Tensor:

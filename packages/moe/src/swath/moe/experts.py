@@ -11,7 +11,8 @@ from swath.core.checkpoint.store import load_pair, save_model
 from swath.core.errors import CheckpointError, ConfigError
 from swath.core.segmentation import SegmentationTask
 from swath.core.spec import Spec, from_data
-from swath.moe.models.mdf import MDFSegmenter, check_task_name
+from swath.moe.models.many_tasks import check_task_name
+from swath.moe.models.mdf import MDFSegmenter
 from swath.moe.task import MultiDatasetSegmentationTask
 
 

@@ -49,6 +49,21 @@ def resize_position_embedding(
     return grid.flatten(2).transpose(1, 2)
 
 
+def square_grid(embedding: Tensor) -> tuple[int, int]:
+    """Rows and columns of a square position embedding ``(1, N, C)`` without class tokens.
+
+    Raises:
+        CheckpointError: If N isn't a square.
+    """
+    side = math.isqrt(embedding.shape[1])
+    if side * side != embedding.shape[1]:
+        raise CheckpointError(
+            f"pos_embed has {embedding.shape[1]} rows besides extra tokens, which is no square "
+            "grid; does the model have class tokens that weren't told of (extra_tokens)?"
+        )
+    return side, side
+
+
 _MAE_RENAMES = (
     ("blocks.", "layers."),
     (".norm1.", ".ln1."),
@@ -88,13 +103,7 @@ def mae_to_vit(
             continue
         if key == "pos_embed":
             value = value[:, extra_tokens:]
-            side = math.isqrt(value.shape[1])
-            if side * side != value.shape[1]:
-                raise CheckpointError(
-                    f"pos_embed has {value.shape[1]} rows after {extra_tokens} extra, which is no "
-                    "square grid; give the right extra_tokens"
-                )
-            value = resize_position_embedding(value, (side, side), grid).contiguous()
+            value = resize_position_embedding(value, square_grid(value), grid).contiguous()
         for theirs, ours in _MAE_RENAMES:
             key = (
                 ours + key.removeprefix(theirs)

@@ -284,7 +284,7 @@ def _overlaps(boxes: Tensor, objects: Tensor, crowds: NDArray[np.bool_] | None =
     if boxes.shape[1] == 5:
         from swath.kernels import rotated_iou
 
-        shares = rotated_iou(boxes, objects)
+        shares: Tensor = rotated_iou(boxes, objects)
         if crowd.any():
             shares[:, crowd] = rotated_iou(boxes, objects[crowd], mode="iof")
         return shares.numpy()

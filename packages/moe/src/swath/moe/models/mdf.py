@@ -9,13 +9,11 @@ argument and samples of all of them share a batch. Images are padded to whole pa
 cropped, where the official logits of such sizes are displaced; multiples of 16 don't care.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,11 +21,11 @@ from swath.core.backbones.vit import Size
 from swath.core.checkpoint.fetch import locate
 from swath.core.checkpoint.official import load_strict
 from swath.core.checkpoint.safe import load_file
-from swath.core.errors import ConfigError, suggest
 from swath.core.heads import UPerNet
 from swath.core.heads.upernet import Norm
 from swath.core.models.segmentation import remap_official_keys as remap_s4p_keys
 from swath.moe import sets
+from swath.moe.models.many_tasks import ManyTasks, experts_from_ffn
 from swath.moe.models.vit_moe import PART_FEATURES, ViTMoE, vit_moe
 
 V = TypeVar("V")
@@ -56,7 +54,7 @@ class TaskLogits:
         return [placed[row] for row in range(len(placed))]
 
 
-class MDFSegmenter(nn.Module):
+class MDFSegmenter(ManyTasks):
     """Shared ViT-MoE; per task an expert in each block, a UPerNet, and a 1 x 1 convolution.
 
     Args:
@@ -80,6 +78,8 @@ class MDFSegmenter(nn.Module):
         S5 dossier a.3, a.4, official `UperNet` of `upernet_mdf.py`.
     """
 
+    own_parts = ("decoders", "classifiers")
+
     def __init__(
         self,
         backbone: ViTMoE,
@@ -90,16 +90,7 @@ class MDFSegmenter(nn.Module):
         dead_classifier: bool = False,
         trained: Sequence[str] | None = None,
     ) -> None:
-        super().__init__()
-        if not 0 < len(tasks) <= backbone.num_experts:
-            raise ConfigError(
-                f"{len(tasks)} tasks ({', '.join(tasks)}) for {backbone.num_experts} experts; give "
-                "the backbone one expert for each task"
-            )
-        for name in tasks:
-            check_task_name(name)
-        self.tasks = dict(tasks)
-        self.backbone = backbone
+        super().__init__(backbone, tasks)
         self.decoders = nn.ModuleDict(
             {
                 name: UPerNet(backbone.channels, width, norm=norm, dead_classifier=dead_classifier)
@@ -110,20 +101,8 @@ class MDFSegmenter(nn.Module):
         self.classifiers = nn.ModuleDict(
             {name: nn.Conv2d(width, classes, 1) for name, classes in tasks.items()}
         )
-        self.frozen = () if trained is None else self._freeze_but(trained)
-
-    def task_id(self, name: str) -> int:
-        """The number of a task, by its name.
-
-        Raises:
-            ConfigError: If there is none of that name; lists those that there are.
-        """
-        names = list(self.tasks)
-        if name not in names:
-            raise ConfigError(
-                f"unknown task '{name}'{suggest(name, names)}; this model knows {', '.join(names)}"
-            )
-        return names.index(name)
+        if trained is not None:
+            self.freeze_but(trained)
 
     def forward(self, image: Tensor, task_ids: Tensor | int) -> TaskLogits:
         """Score every pixel by the classes of the image's task.
@@ -142,15 +121,10 @@ class MDFSegmenter(nn.Module):
         Raises:
             ValueError: If an id is none of a task's.
         """
-        rows = self._rows(task_ids, len(image))
         height, width = image.shape[-2:]
         pad_to = self.backbone.pad_to
         image = F.pad(image, (0, -width % pad_to, 0, -height % pad_to))
-        if isinstance(task_ids, Tensor):
-            maps = self.backbone(image, task_ids.to(image.device))
-            own = {t: [x[chosen.to(x.device)] for x in maps] for t, chosen in rows.items()}
-        else:
-            own = dict.fromkeys(rows, self.backbone(image, task_ids))
+        own, rows = self.features(image, task_ids)
         by_task = {}
         for name, features in own.items():
             logits = self.classifiers[name](self.dropout(self.decoders[name](features)))
@@ -159,43 +133,6 @@ class MDFSegmenter(nn.Module):
             )  # as S5's checkpoints were trained
             by_task[name] = logits[..., :height, :width]
         return TaskLogits(by_task, rows)
-
-    def _rows(self, task_ids: Tensor | int, batch: int) -> dict[str, Tensor]:
-        """Which samples of a batch each task has."""
-        names = list(self.tasks)
-        ids = [task_ids] if isinstance(task_ids, int) else task_ids.tolist()
-        if ids and not 0 <= min(ids) <= max(ids) < len(names):
-            raise ValueError(
-                f"task_ids must be in [0, {len(names)}), one for each of {', '.join(names)}; got "
-                f"{sorted(set(ids))}"
-            )
-        if isinstance(task_ids, int):
-            return {names[task_ids]: torch.arange(batch)}
-        rows = {name: (task_ids == t).nonzero()[:, 0] for t, name in enumerate(names)}
-        return {name: chosen for name, chosen in rows.items() if self.training or len(chosen)}
-
-    def _freeze_but(self, trained: Sequence[str]) -> tuple[str, ...]:
-        """Freeze what doesn't belong to these tasks alone; return the other tasks."""
-        own = tuple(
-            part
-            for name in trained
-            for part in (
-                f".ffn.experts.{self.task_id(name)}.",
-                f".decoders.{name}.",
-                f".classifiers.{name}.",
-            )
-        )
-        for name, parameter in self.named_parameters():
-            if not any(part in f".{name}" for part in own):
-                parameter.requires_grad_(False)
-        return tuple(name for name in self.tasks if name not in trained)
-
-    def train(self, mode: bool = True) -> "MDFSegmenter":
-        """Switch to training, but for the norms of frozen decoders."""
-        super().train(mode)
-        for name in self.frozen:
-            self.decoders[name].eval()
-        return self
 
 
 def mdf_segmenter(
@@ -254,18 +191,6 @@ def load_mdf(
     load_strict(model, state, where=where, may_miss=("classifiers.",))
 
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
-
-
-def check_task_name(name: str) -> None:
-    """Raise a ConfigError if a task can't have this name, which becomes part of weights' names."""
-    if not _NAME.fullmatch(name) or hasattr(nn.ModuleDict, name):
-        raise ConfigError(
-            f"'{name}' can't name a task; use lower-case letters, digits, - and _, and no word "
-            "that torch's ModuleDict keeps for itself"
-        )
-
-
 # --- from official checkpoints, and from S4P to MoE -----------------------------------------------
 
 _OFFICIAL_SUFFIXES = {
@@ -318,9 +243,9 @@ def s4p_to_moe(
 ) -> dict[str, Tensor]:
     """Turn the weights of an S4P segmentation model into those of an `MDFSegmenter` to start from.
 
-    In every block the last r rows of the second feed-forward matrix become every expert, and the
-    rows above them the shared part; every task gets the decoder. Features of every task then equal
-    those of the S4P model, bit for bit as weights. The heads are left out: classes are others.
+    Experts come from the feed-forward layers (see `experts_from_ffn`), and every task gets the
+    decoder. Features of every task then equal those of the S4P model, bit for bit as weights. The
+    heads are left out: classes are others.
 
     Args:
         state: Keys of the official S4P model or of ours, with or without ``module.``.
@@ -332,20 +257,14 @@ def s4p_to_moe(
         State for ``load_strict(model, ..., may_miss=("classifiers.",))``.
 
     Source:
-        S5 dossier f.3, official `load_network` and `load_moe_ffn_weights`.
+        S5 dossier f.3, official `load_network`.
     """
+    shared = experts_from_ffn(remap_s4p_keys(state), num_experts, part_features)
     converted: dict[str, Tensor] = {}
-    for key, value in remap_s4p_keys(state).items():
-        block, _, kind = key.partition(".ffn.layers.1.")
-        if key.startswith("classifier."):
-            continue
+    for key, value in shared.items():
         if key.startswith("decoder."):
             for task in tasks:
                 converted[f"decoders.{task}.{key.removeprefix('decoder.')}"] = value
-        elif kind:
-            converted[key] = value[:-part_features]
-            for expert in range(num_experts):
-                converted[f"{block}.ffn.experts.{expert}.{kind}"] = value[-part_features:]
-        else:
+        elif not key.startswith("classifier."):
             converted[key] = value
     return converted

@@ -1,0 +1,68 @@
+"""Which box answers for which object, and which boxes are learnt from."""
+
+import torch
+from torch import Tensor
+
+NEGATIVE, NEITHER = -1, -2
+
+
+def assign_by_iou(
+    overlaps: Tensor,
+    positive: float,
+    negative: float,
+    low_quality: float | None = None,
+) -> Tensor:
+    """Give each box the object that it overlaps most, or none.
+
+    Args:
+        overlaps: IoU ``(N, G)`` of N boxes with G objects.
+        positive: From this IoU on a box answers for its object.
+        negative: Below this IoU a box is background; in between it is neither.
+        low_quality: From this IoU on the boxes that overlap an object most answer for it, however
+            many there are, even if they overlap another one more; None leaves that rule out.
+
+    Returns:
+        int64 ``(N,)``: number of the object, `NEGATIVE` or `NEITHER`.
+
+    Source:
+        Ren et al. 2015, Faster R-CNN, section 3.1.2, in the form of mmdetection's
+        ``MaxIoUAssigner``: of several objects that claim a box by the low-quality rule, the last
+        gets it.
+    """
+    count, objects = overlaps.shape
+    if objects == 0:
+        return torch.full((count,), NEGATIVE, device=overlaps.device)
+    best, nearest = overlaps.max(1)
+    assigned = torch.full_like(nearest, NEITHER)
+    assigned[best < negative] = NEGATIVE
+    assigned = torch.where(best >= positive, nearest, assigned)
+    if low_quality is not None and count:
+        highest = overlaps.amax(0)
+        claims = (overlaps == highest) & (highest >= low_quality)
+        last = objects - 1 - claims.flip(1).int().argmax(1)
+        assigned = torch.where(claims.any(1), last, assigned)
+    return assigned
+
+
+def sample_anchors(assigned: Tensor, count: int, positive_share: float) -> tuple[Tensor, Tensor]:
+    """Draw the boxes that are learnt from.
+
+    Args:
+        assigned: As `assign_by_iou` gives it, ``(N,)``.
+        count: How many at most.
+        positive_share: Most of them that answer for an object; background fills up the rest.
+
+    Returns:
+        Indices of those that answer for an object, and of background ones, ascending.
+    """
+    positive = _draw((assigned >= 0).nonzero()[:, 0], int(count * positive_share))
+    negative = _draw((assigned == NEGATIVE).nonzero()[:, 0], count - len(positive))
+    return positive, negative
+
+
+def _draw(indices: Tensor, count: int) -> Tensor:
+    if len(indices) <= count:
+        return indices
+    # drawn on the CPU: the same numbers whatever the device
+    chosen = torch.randperm(len(indices))[:count].sort().values
+    return indices[chosen.to(indices.device)]
