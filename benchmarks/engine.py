@@ -123,7 +123,7 @@ def bare_loop(width: int, steps: int) -> float:
     torch.manual_seed(0)
     model: nn.Module = settings.model.build().train()
     task = settings.task.build()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
+    optimizer = settings.optimizer.build()(model, steps).optimizer
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     loader = make_loader(
         settings.train.build(), task, batch_size=BATCH, shuffle=True, drop_last=True

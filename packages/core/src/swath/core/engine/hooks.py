@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import torch
-from mmengine.hooks import Hook
 from torch import Tensor
 
 from swath.core.config import TrainConfig
@@ -20,6 +19,7 @@ from swath.core.engine.checkpointing import (
 )
 from swath.core.engine.distributed import mean_over_processes
 from swath.core.engine.evaluation import as_data
+from swath.core.engine.mmengine import Hook
 from swath.core.engine.trackers import Tracker
 from swath.core.errors import TrainingError
 from swath.core.files import atomic_path, write_json

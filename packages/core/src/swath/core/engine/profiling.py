@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.hooks import Hook
 from torch.profiler import ProfilerActivity, profile
 
 from swath.core.engine.checkpointing import TrainerState
+from swath.core.engine.mmengine import Hook
 from swath.core.files import atomic_path, write_json
 from swath.core.progress import Bar
 

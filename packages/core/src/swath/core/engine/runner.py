@@ -15,11 +15,6 @@ from typing import Any
 from uuid import uuid4
 
 import torch
-from mmengine.dist import get_dist_info
-from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapper
-from mmengine.runner import Runner
-from mmengine.runner.base_loop import BaseLoop
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -31,6 +26,7 @@ from swath.core.engine.checkpointing import (
 )
 from swath.core.engine.distributed import World, any_process
 from swath.core.engine.evaluation import autocast
+from swath.core.engine.mmengine import BaseLoop, Hook, OptimWrapper, Runner, get_dist_info
 from swath.core.task import Batch, Task, to_device
 
 
@@ -135,7 +131,7 @@ class ClippingOptimizer(OptimWrapper):  # type: ignore[misc]
 
     def backward(self, loss: Tensor, **kwargs: Any) -> None:
         """Add a loss's gradients to those that are there."""
-        self.scaler.scale(loss).backward(**kwargs)  # type: ignore[no-untyped-call]
+        self.scaler.scale(loss).backward(**kwargs)
         self._inner_count += 1
 
     def step(self, **kwargs: Any) -> None:

@@ -395,7 +395,7 @@ def _place(
     if config.sync_batchnorm:
         if device.type != "cuda":
             raise ConfigError("sync_batchnorm=True needs GPUs; leave it out on a CPU")
-        nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model.to(device)
     if config.channels_last:
         model.to(memory_format=torch.channels_last)
