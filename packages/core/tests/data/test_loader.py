@@ -308,3 +308,25 @@ def test_a_program_can_end_with_a_loader_at_work() -> None:
 def test_refuses_what_cannot_be_sampled(options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"empty|expected"):
         EpochSampler(**options)  # type: ignore[arg-type]
+
+
+class Pairs(Numbered):
+    """Makes batches of two, then of three, and so on in turn."""
+
+    def batches(
+        self, seed: int, start: int, rank: int, world_size: int
+    ) -> Iterator[list[tuple[int, int]]]:
+        for number in range(start * world_size + rank, 100, world_size):
+            yield [(number, index) for index in range(2 + number % 2)]
+
+
+def test_a_set_may_make_its_own_batches() -> None:
+    whole = [b["ids"] for b in islice(loader(Pairs(), shuffle=True, transform=None), 4)]
+    assert whole == [["0", "1"], ["0", "1", "2"]] * 2
+    # `start` counts samples, as if every batch had batch_size of them
+    late = loader(Pairs(), shuffle=True, start=4, transform=None)
+    assert next(iter(late))["ids"] == ["0", "1", "2"]
+    second = loader(Pairs(), shuffle=True, rank=1, world_size=2, transform=None)
+    assert [b["ids"] for b in islice(second, 2)] == [["0", "1", "2"]] * 2
+    evaluated = [b["ids"] for b in loader(Pairs(5))]
+    assert evaluated == [["0", "1", "2", "3"], ["4"]]

@@ -83,7 +83,15 @@ class Task(ABC):
 
 
 def to_device(batch: Batch, device: torch.device | str) -> Batch:
-    """Move the tensors of a batch, leaving everything else as it is."""
-    return {
-        k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()
-    }
+    """Move the tensors of a batch, in dicts and lists too, leaving everything else as it is."""
+    return {name: _moved(value, device) for name, value in batch.items()}
+
+
+def _moved(value: Any, device: torch.device | str) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if type(value) is dict:
+        return {name: _moved(one, device) for name, one in value.items()}
+    if type(value) is list:
+        return [_moved(one, device) for one in value]
+    return value

@@ -45,8 +45,8 @@ def save_model(
     Args:
         path: Ends in ``.safetensors``.
         model: Its weights and buffers are stored; or these themselves, by name.
-        model_spec: Rebuilds it. ``pretrained`` and ``weights`` are stored as False and None, since
-            the file brings the weights.
+        model_spec: Rebuilds it. ``pretrained`` is stored as False, ``weights`` and ``init_tasks``
+            as None, since the file brings the weights.
         task_spec: Rebuilds its task.
         card: Free description: licence, data, figures; JSON data.
         training: How it came about: config hash, step, scores; JSON data.
@@ -244,7 +244,7 @@ def _storable(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[st
 
 
 def _without_weights(spec: Spec) -> Spec:
-    fixed: dict[str, Any] = {"pretrained": False, "weights": None}
+    fixed: dict[str, Any] = {"pretrained": False, "weights": None, "init_tasks": None}
     kwargs = {
         name: _without_weights(value) if isinstance(value, Spec) else fixed.get(name, value)
         for name, value in spec.kwargs.items()

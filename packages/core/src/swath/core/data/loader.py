@@ -245,10 +245,13 @@ def make_loader(
 
     Args:
         dataset: Map-style data set of samples. A method ``epoch_order(seed, epoch)``, if it has
-            one, is the `Order` in which it is shuffled. For training, also a `SampleStream`, which
-            has an order of its own.
+            one, is the `Order` in which it is shuffled; ``batches(seed, start, rank, world_size)``,
+            if it has one, gives the keys of each batch from number ``start`` of this rank on,
+            without end, where batches aren't slices of one sequence. For training, also a
+            `SampleStream`, which has an order of its own.
         task: Collates.
-        batch_size: Samples in a batch (of this rank).
+        batch_size: Samples in a batch (of this rank); ``start`` is in units of it even where the
+            data set makes batches of other sizes.
         num_workers: Processes that read ahead; 0 loads in this one. The batches are the same.
         transform: Augmentation, as `Sample.map` takes it.
         seed: Of order and augmentation, non-negative.
@@ -267,7 +270,10 @@ def make_loader(
         ConfigError: If a stream is to be evaluated on.
     """
     sampler: Sampler[Key] | Sequence[Key] | None
-    if shuffle:
+    own_batches = getattr(dataset, "batches", None) if shuffle else None
+    if own_batches is not None:
+        sampler = None
+    elif shuffle:
         sampler = EpochSampler(
             len(dataset),
             seed=seed,
@@ -288,13 +294,18 @@ def make_loader(
         source, sampler = Streamed(dataset, sampler, transform, seed), None
     else:
         source = _Guarded(Augmented(dataset, transform, seed))
+    sampling: dict[str, Any] = {
+        "batch_size": batch_size,
+        "sampler": sampler,
+        "drop_last": drop_last,
+    }
+    if own_batches is not None:
+        sampling = {"batch_sampler": own_batches(seed, start // batch_size, rank, world_size)}
     return _Loader(
         source,
-        batch_size=batch_size,
-        sampler=sampler,
+        **sampling,
         num_workers=num_workers,
         collate_fn=_Collate(task),
-        drop_last=drop_last,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_prepare_worker,
         persistent_workers=num_workers > 0,

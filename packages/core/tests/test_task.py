@@ -1,0 +1,19 @@
+import torch
+
+from swath.core.task import to_device
+
+
+def test_tensors_move_wherever_they_are_and_all_else_stays() -> None:
+    batch = {
+        "image": torch.zeros(2),
+        "parts": {"det": {"boxes": [torch.zeros(3, 4), torch.zeros(0, 4)], "sizes": [(1, 2)]}},
+        "meta": [{"id": "a"}],
+        "progress": 0.5,
+    }
+    moved = to_device(batch, "meta")
+    assert moved["image"].is_meta
+    assert all(boxes.is_meta for boxes in moved["parts"]["det"]["boxes"])
+    assert moved["parts"]["det"]["sizes"] == [(1, 2)]
+    assert moved["meta"] == [{"id": "a"}]
+    assert moved["progress"] == 0.5
+    assert not batch["image"].is_meta
