@@ -1,0 +1,68 @@
+"""What RemoteSAM minimises: weighted cross-entropy and Dice, nine parts to one.
+
+Official code: https://github.com/1e12Leon/RemoteSAM, `loss/`; dossier section 2.
+"""
+
+from typing import Literal
+
+from torch import Tensor
+from torch.nn import functional as F
+
+SMOOTH = 1e-6
+
+
+def cross_entropy(logits: Tensor, target: Tensor, object_weight: float = 1.1) -> Tensor:
+    """Mean over pixels of the cross-entropy, in which object pixels count more than others.
+
+    Args:
+        logits: ``(B, 2, H, W)``.
+        target: int64 ``(B, H, W)``, 1 for the object and 0 elsewhere.
+        object_weight: Weight of object pixels; the others have 2 minus it.
+    """
+    return F.cross_entropy(
+        logits, target, weight=logits.new_tensor([2 - object_weight, object_weight])
+    )
+
+
+def dice(
+    logits: Tensor,
+    target: Tensor,
+    reduction: Literal["sum", "mean"] = "sum",
+    squared: bool = False,
+) -> Tensor:
+    """One minus the soft Dice coefficient of either class of each sample, summed or averaged.
+
+    Args:
+        logits: ``(B, 2, H, W)``.
+        target: int64 ``(B, H, W)``.
+        reduction: ``"sum"``, as officially, grows with the batch: a change of batch size shifts the
+            balance with the cross-entropy. ``"mean"`` doesn't.
+        squared: Squares probabilities and labels in the denominator.
+    """
+    probabilities = logits.softmax(1)
+    truth = F.one_hot(target, logits.shape[1]).movedim(-1, 1).to(logits.dtype)
+    overlap = (probabilities * truth).sum((2, 3))
+    power = 2 if squared else 1
+    size = (probabilities**power + truth**power).sum((2, 3))
+    losses = 1 - (2 * overlap + SMOOTH) / (size + SMOOTH)
+    return losses.sum() if reduction == "sum" else losses.mean()
+
+
+def referring_losses(
+    logits: Tensor,
+    target: Tensor,
+    dice_weight: float = 0.1,
+    dice_reduction: Literal["sum", "mean"] = "sum",
+) -> dict[str, Tensor]:
+    """The two parts, weighted, by name; their sum is the loss.
+
+    Args:
+        logits: ``(B, 2, H, W)``.
+        target: int64 ``(B, H, W)``.
+        dice_weight: Weight of the Dice loss; the cross-entropy has the rest to 1.
+        dice_reduction: See `dice`.
+    """
+    return {
+        "ce": (1 - dice_weight) * cross_entropy(logits, target),
+        "dice": dice_weight * dice(logits, target, dice_reduction),
+    }

@@ -1,0 +1,1 @@
+"""RemoteSAM and its parts."""
