@@ -61,7 +61,7 @@ RECIPE: dict[str, Any] = {
     "teacher": "self",
     "class_weights": [0.5, 1.4, 1.0, 0.75, 1.5, 0.9, 0.9],
     "crop": 64,
-    "hue": 0.1,
+    "strength": 0.4,
     "scale": [0.75, 1.5],
     "unet": {"width": 16, "depth": 3, "stem_stride": 4},
 }
@@ -91,9 +91,9 @@ def _rendered(seed: int) -> list[Sample]:
     return [scenes[i] for i in range(POOL)]
 
 
-def weak_and_strong(size: int, scale: tuple[float, float], hue: float) -> v2.Compose:
+def weak_and_strong(size: int, scale: tuple[float, float], strength: float) -> v2.Compose:
     """Both views of S4P one after the other, for the labelled images of the control arm."""
-    return v2.Compose([weak_view(size, scale), strong_view(hue)])
+    return v2.Compose([weak_view(size, scale), strong_view(strength)])
 
 
 def configure(arm: str, fraction: int, seed: int, recipe: dict[str, Any]) -> TrainConfig:
@@ -108,13 +108,13 @@ def configure(arm: str, fraction: int, seed: int, recipe: dict[str, Any]) -> Tra
     view = {"size": recipe["crop"], "scale": recipe["scale"]}
     task, data, augment = Spec(SegmentationTask, **judge), labelled, Spec(weak_view, **view)
     if arm == "strong":
-        augment = Spec(weak_and_strong, **view, hue=recipe["hue"])
+        augment = Spec(weak_and_strong, **view, strength=recipe["strength"])
     if arm == "S4P":
         told = {"threshold": recipe["threshold"], "warmup": recipe["warmup_share"]}
         told |= {"teacher": recipe["teacher"]}
         task = Spec(S4PTask, **judge, **told)
         data = Spec(SemiSupervised, labelled=labelled, unlabelled=scenes(POOL))
-        augment = Spec(S4PViews, **view, hue=recipe["hue"])
+        augment = Spec(S4PViews, **view, strength=recipe["strength"])
     return TrainConfig(
         model=Spec(UNet, in_channels=3, num_classes=len(classes), **recipe["unet"]),
         task=task,

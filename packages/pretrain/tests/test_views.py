@@ -143,6 +143,21 @@ def test_nothing_of_the_strong_view_moves() -> None:
             assert change.equal(change.flip(1))
 
 
+def test_a_weaker_strong_view_changes_colours_less() -> None:
+    flat = tv_tensors.Image(
+        torch.tensor([120, 80, 40], dtype=torch.uint8)[:, None, None].expand(3, 8, 8)
+    )
+
+    def change(strength: float) -> float:
+        view = strong_view(strength)
+        with seeded(8):
+            changed = [(view(flat).float() - flat.float()).abs().mean() for _ in range(200)]
+        return float(torch.stack(changed).mean())
+
+    assert change(0.0) == 0.0  # what is left, the blur, shows nothing on one colour
+    assert 0 < 2 * change(0.3) < change(1.0)
+
+
 @pytest.mark.parametrize("bands", [1, 5])
 def test_images_of_other_bands_and_dtypes_get_a_strong_view_too(bands: int) -> None:
     wide = tv_tensors.Image(image(24, 24, bands=bands).to(torch.int32).mul(200).to(torch.uint16))

@@ -176,16 +176,18 @@ class RandomGrayscale(v2.RandomGrayscale):  # type: ignore[misc]
         return tv_tensors.wrap(grey.as_subclass(Tensor).contiguous(), like=inpt)
 
 
-def strong_view(hue: float = 0.25) -> v2.Compose:
+def strong_view(strength: float = 1.0) -> v2.Compose:
     """What is done to the colours of a weak view; nothing in it moves.
 
     Args:
-        hue: Largest shift of the hue in turns; less where the colour says what a thing is.
+        strength: Multiplies how far colours go and how often they vanish; 1 officially, less where
+            the colour says what a thing is.
     """
+    jitter = (strength * amount for amount in (0.5, 0.5, 0.5, 0.25))
     return v2.Compose(
         [
-            ColorJitter(0.5, 0.5, 0.5, hue, p=0.8),
-            RandomGrayscale(p=0.2),
+            ColorJitter(*jitter, p=0.8),
+            RandomGrayscale(p=0.2 * strength),
             GaussianBlur((0.1, 2.0), p=0.5),
         ]
     )
@@ -249,7 +251,7 @@ class S4PViews:
     Args:
         size: Side of all views in pixels.
         scale: See `RandomLongSide`.
-        hue: See `strong_view`.
+        strength: See `strong_view`.
         ignore_index: What padding is in a semantic mask.
     """
 
@@ -257,11 +259,11 @@ class S4PViews:
         self,
         size: int = 512,
         scale: Range = (0.5, 2.0),
-        hue: float = 0.25,
+        strength: float = 1.0,
         ignore_index: int = 255,
     ) -> None:
         self.weak = weak_view(size, scale, ignore_index=ignore_index)
-        self.strong = strong_view(hue)
+        self.strong = strong_view(strength)
 
     def __call__(
         self, image: Any, targets: dict[str, Any], valid: Any

@@ -36,7 +36,7 @@ task = Spec(
 
 # the masks of the unlabelled scenes are there, and not looked at
 train = Spec(SemiSupervised, labelled=scenes(40, seed=1), unlabelled=scenes(640, seed=1))
-augment = Spec(S4PViews, size=64, scale=[0.75, 1.5], hue=0.1)
+augment = Spec(S4PViews, size=64, scale=[0.75, 1.5], strength=0.4)
 val = scenes(48, seed=2)
 test = scenes(200, seed=3)
 

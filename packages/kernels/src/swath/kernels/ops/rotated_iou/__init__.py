@@ -109,7 +109,7 @@ def intersection(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     checks.check_boxes(boxes1, "boxes1")
     checks.check_boxes(boxes2, "boxes2")
     boxes1, boxes2 = _pair(boxes1, boxes2)
-    shape = torch.broadcast_shapes(boxes1.shape, boxes2.shape)  # type: ignore[no-untyped-call]
+    shape = torch.broadcast_shapes(boxes1.shape, boxes2.shape)
     area: Tensor = torch.ops.swath.rotated_intersection(boxes1.expand(shape), boxes2.expand(shape))
     return area
 

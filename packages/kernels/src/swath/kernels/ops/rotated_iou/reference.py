@@ -105,7 +105,7 @@ def valid_boxes(boxes: Tensor, min_size: float = 0.0) -> Tensor:
 
 def _aligned(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Boxes broadcast, and which pairs may overlap; the others are replaced by harmless ones."""
-    shape = torch.broadcast_shapes(boxes1.shape, boxes2.shape)  # type: ignore[no-untyped-call]
+    shape = torch.broadcast_shapes(boxes1.shape, boxes2.shape)
     first, second = boxes1.expand(shape).movedim(-1, 0), boxes2.expand(shape).movedim(-1, 0)
     near = _near(first, second) & valid_boxes(boxes1) & valid_boxes(boxes2)
     return torch.where(near, first, 1), torch.where(near, second, 1), near
