@@ -7,13 +7,18 @@ import importlib
 from typing import Any
 
 _LAZY = {
+    "MDFDetector": "swath.moe.models.mdf_detector",
     "MDFSegmenter": "swath.moe.models.mdf",
     "MultiDataset": "swath.moe.data",
+    "MultiDatasetDetectionTask": "swath.moe.task",
     "MultiDatasetSegmentationTask": "swath.moe.task",
+    "OrientedRCNN": "swath.moe.models.oriented_rcnn",
     "TaskLogits": "swath.moe.models.mdf",
     "ViTMoE": "swath.moe.models.vit_moe",
     "add_expert": "swath.moe.experts",
+    "mdf_detector": "swath.moe.models.mdf_detector",
     "mdf_segmenter": "swath.moe.models.mdf",
+    "single_detector": "swath.moe.models.mdf_detector",
     "vit_moe": "swath.moe.models.vit_moe",
 }
 

@@ -1,7 +1,7 @@
 """What is known of the published MoE-MDF models, as data; imports no torch."""
 
 from swath.core.zoo import ModelCard
-from swath.moe import sets
+from swath.moe import detection_sets, sets
 
 
 def _segmenter(size: str, params: int) -> ModelCard:
@@ -28,8 +28,37 @@ def _segmenter(size: str, params: int) -> ModelCard:
     )
 
 
+def _detector(size: str, params: int) -> ModelCard:
+    return ModelCard(
+        name=f"s5-moe-vit{size}-det",
+        title=f"S5 MoE-MDF ViT-{size.upper()} with Oriented R-CNN: DIOR-R, DOTA-v2.0; 1024 px",
+        task="oriented detection of several data sets",
+        paper="S5, Lv et al. 2025",
+        paper_url="https://arxiv.org/abs/2508.12409",
+        official_repo="https://github.com/MiliLab/S5",
+        licence_code="Apache-2.0 (stated in the official README)",
+        licence_weights="not stated separately",
+        classes=tuple(
+            f"{n}/{c}" for n in detection_sets.NAMES for c in detection_sets.protocol(n).classes
+        ),
+        params=params,
+        weights=(
+            f"s5_vit_{size}_moe_mdf.pth, linked in the official README; segmentation's file of the "
+            "same name is another model"
+        ),
+        builder="swath.moe.models.mdf_detector:mdf_detector",
+        builder_kwargs={"size": size, "tasks": detection_sets.num_classes()},
+        task_builder="swath.moe.task:MultiDatasetDetectionTask",
+        task_kwargs={"tasks": detection_sets.task_data()},
+        converter="swath.moe.models.mdf_detector:remap_official_keys",
+    )
+
+
 CARDS = (
     _segmenter("b", 160_402_206),
     _segmenter("l", 435_012_126),
     _segmenter("h", 824_451_358),
+    _detector("b", 140_642_652),
+    _detector("l", 380_905_564),
+    _detector("h", 733_902_684),
 )

@@ -1,31 +1,40 @@
-"""Segmentation of several data sets by one model, as a task.
+"""Several data sets, learnt by one model, as a task.
 
 Paper: S5: Scalable Semi-Supervised Semantic Segmentation in Remote Sensing, Lv et al. 2025,
 arXiv:2508.12409, section on MoE-based multi-dataset fine-tuning.
-Official code: https://github.com/MiliLab/S5, `RS_Finetune/Semantic_Segmentation/md_finetune.py`;
-there, one forward pass per data set, whose losses' sum is missing from the released file. Here it
-is their plain (or weighted) sum, which is what the official logging shows.
+Official code: https://github.com/MiliLab/S5, `RS_Finetune/Semantic_Segmentation/md_finetune.py` and
+`RS_Finetune/Object_Detection/mmdet/apis/train.py`; there, one forward pass per data set. The sum of
+the segmentation losses is missing from the released file. Here it is their plain (or weighted) sum,
+which is what the official logging shows, and what detection does.
 """
 
 import math
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from swath.core.detection.task import DetectionTask
 from swath.core.errors import ConfigError, DataError, suggest
+from swath.core.metrics.detection import DetectionMetrics
 from swath.core.metrics.segmentation import SegmentationMetrics
 from swath.core.sample import Sample
 from swath.core.segmentation import SegmentationTask, padded
+from swath.core.structures import Detections
 from swath.core.task import Batch, Task
 from swath.moe.models.mdf import MDFSegmenter
+from swath.moe.models.mdf_detector import MDFDetector
+
+S = TypeVar("S", SegmentationTask, DetectionTask)
+M = TypeVar("M", MDFSegmenter, MDFDetector)
 
 
-class MultiDatasetSegmentationTask(Task):
-    """Train and judge an `MDFSegmenter`, each sample by the classes of its own data set.
+class MultiDatasetTask(Task, Generic[S]):
+    """What learning several data sets by one model has alike for every kind of target.
 
-    Samples say which that is by ``meta["task"]``; see `swath.moe.data.MultiDataset`.
+    Samples say of which set they are by ``meta["task"]``; see `swath.moe.data.MultiDataset`.
 
     Args:
         tasks: What each data set's labels mean and how it is judged, by name.
@@ -42,16 +51,13 @@ class MultiDatasetSegmentationTask(Task):
         ConfigError: If ``weights`` or ``loss_from`` name an unknown task or are out of range.
     """
 
-    kind = "segmentation of several data sets"
-    score = "mIoU"
-
     def __init__(
         self,
-        tasks: Mapping[str, SegmentationTask],
+        tasks: Mapping[str, S],
         weights: Mapping[str, float] | None = None,
         loss_from: Mapping[str, float] | None = None,
     ) -> None:
-        self.tasks = dict(tasks)
+        self.tasks: dict[str, S] = dict(tasks)
         self.weights, self.loss_from = dict(weights or {}), dict(loss_from or {})
         self.classes = tuple(f"{name}/{c}" for name, task in tasks.items() for c in task.classes)
         self.palette = tuple(colour for task in tasks.values() for colour in task.palette)
@@ -68,7 +74,7 @@ class MultiDatasetSegmentationTask(Task):
         """Stack samples of any data sets; smaller ones are padded right and below.
 
         Returns:
-            What `SegmentationTask.collate` gives, and ``"tasks"``, the name of each sample's task.
+            What the task of each gives, joined, and ``"tasks"``, the name of each sample's task.
 
         Raises:
             ConfigError: If a sample doesn't say which data set it is from.
@@ -84,14 +90,19 @@ class MultiDatasetSegmentationTask(Task):
             "sizes": sizes,
             "meta": [sample.meta for sample in samples],
         }
-        if all("mask" in part for part in alone):
-            batch["mask"] = torch.cat(
-                [
-                    padded(part["mask"], shape, self.tasks[name].ignore_index)
-                    for name, part in zip(names, alone, strict=True)
-                ]
-            )
+        for target in self.targets:
+            if all(target in part for part in alone):
+                batch[target] = self._joined(target, names, [part[target] for part in alone], shape)
         return batch
+
+    targets: tuple[str, ...]
+    """What a batch has besides images."""
+
+    @abstractmethod
+    def _joined(
+        self, target: str, names: Sequence[str], parts: Sequence[Any], shape: tuple[int, int]
+    ) -> Any:
+        """One of the targets of several batches of one, as of one batch."""
 
     def _name(self, sample: Sample) -> str:
         if "task" not in sample.meta:
@@ -104,33 +115,14 @@ class MultiDatasetSegmentationTask(Task):
             )
         return name
 
-    def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """``"<task>_ce"`` (and ``"<task>_dice"``) of every task, weighted.
-
-        One forward pass for all. A task without samples, or without weight as yet, has loss 0.
-
-        Raises:
-            ConfigError: If the model isn't an `MDFSegmenter`, or knows other tasks or classes.
-        """
-        segmenter = _checked(model)
-        ids = torch.tensor([segmenter.task_id(name) for name in batch["tasks"]])
-        logits = model(batch["image"], ids)
-        losses: dict[str, Tensor] = {}
-        for name, rows in logits.rows.items():
-            weight = self.weight(name, batch.get("progress", 1.0))
-            mask = batch["mask"][rows.to(batch["mask"].device)]
-            parts = self._task(name).losses_of(logits.by_task[name].float(), mask)
-            losses |= {f"{name}_{kind}": weight * loss for kind, loss in parts.items()}
-        return losses
-
     def weight(self, name: str, progress: float) -> float:
         """The weight of a task's losses when this share of the run is done."""
         return self.weights.get(name, 1.0) if progress >= self.loss_from.get(name, 0.0) else 0.0
 
     @torch.no_grad()
-    def predict(self, model: nn.Module, batch: Batch) -> list[Tensor]:
-        """Logits ``(K, h, w)`` of each image by its task's classes and way of evaluation."""
-        found: dict[int, Tensor] = {}
+    def predict(self, model: nn.Module, batch: Batch) -> list[Any]:
+        """What the task of each image predicts for it, by its own way of evaluation."""
+        found: dict[int, Any] = {}
         for name in dict.fromkeys(batch["tasks"]):
             rows = [i for i, other in enumerate(batch["tasks"]) if other == name]
             sizes = [batch["sizes"][i] for i in rows]
@@ -140,15 +132,15 @@ class MultiDatasetSegmentationTask(Task):
             found |= dict(zip(rows, task.predict(view, part), strict=True))
         return [found[i] for i in range(len(found))]
 
-    def select(self, model: nn.Module, name: str) -> "tuple[OneTask, SegmentationTask]":
-        """The model for one data set, from images to logits, and its task.
+    @abstractmethod
+    def select(self, model: nn.Module, name: str) -> tuple[nn.Module, S]:
+        """The model for one data set as a model of its own, and its task.
 
         Raises:
             ConfigError: If there is no such task; lists those that there are.
         """
-        return OneTask(_checked(model), name), self._task(name)
 
-    def _task(self, name: str) -> SegmentationTask:
+    def _task(self, name: str) -> S:
         if name not in self.tasks:
             raise ConfigError(
                 f"unknown task '{name}'{suggest(name, list(self.tasks))}; there are "
@@ -170,9 +162,107 @@ class MultiDatasetSegmentationTask(Task):
             f"{', '.join(self.tasks)} (load_model(..., task=NAME), swath predict --task NAME)"
         )
 
+
+class MultiDatasetSegmentationTask(MultiDatasetTask[SegmentationTask]):
+    """Train and judge an `MDFSegmenter`; for the arguments see `MultiDatasetTask`."""
+
+    kind = "segmentation of several data sets"
+    score = "mIoU"
+    targets = ("mask",)
+
+    def _joined(
+        self, target: str, names: Sequence[str], parts: Sequence[Any], shape: tuple[int, int]
+    ) -> Tensor:
+        ignored = [self.tasks[name].ignore_index for name in names]
+        masks = zip(parts, ignored, strict=True)
+        return torch.cat([padded(mask, shape, value) for mask, value in masks])
+
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """``"<task>_ce"`` (and ``"<task>_dice"``) of every task, weighted.
+
+        One forward pass for all. A task without samples, or without weight as yet, has loss 0.
+
+        Raises:
+            ConfigError: If the model isn't an `MDFSegmenter`, or knows other tasks or classes.
+        """
+        segmenter = _checked(model, MDFSegmenter)
+        ids = torch.tensor([segmenter.task_id(name) for name in batch["tasks"]])
+        logits = model(batch["image"], ids)
+        losses: dict[str, Tensor] = {}
+        for name, rows in logits.rows.items():
+            weight = self.weight(name, batch.get("progress", 1.0))
+            mask = batch["mask"][rows.to(batch["mask"].device)]
+            parts = self._task(name).losses_of(logits.by_task[name].float(), mask)
+            losses |= {f"{name}_{kind}": weight * loss for kind, loss in parts.items()}
+        return losses
+
+    def select(self, model: nn.Module, name: str) -> "tuple[OneTask, SegmentationTask]":
+        """The model for one data set, from images to logits, and its task.
+
+        Raises:
+            ConfigError: If there is no such task; lists those that there are.
+        """
+        return OneTask(_checked(model, MDFSegmenter), name), self._task(name)
+
     def metrics(self) -> "MultiDatasetMetrics":
         """A fresh accumulator for all data sets."""
-        return MultiDatasetMetrics({name: task.metrics() for name, task in self.tasks.items()})
+        parts = {name: task.metrics() for name, task in self.tasks.items()}
+        return MultiDatasetMetrics(parts, self.targets, means=("mIoU", "mF1", "OA"))
+
+
+class MultiDatasetDetectionTask(MultiDatasetTask[DetectionTask]):
+    """Train and judge an `MDFDetector`; for the arguments see `MultiDatasetTask`."""
+
+    kind = "detection of several data sets"
+    score = "mAP"
+    targets = ("boxes", "labels", "difficult")
+
+    def _joined(
+        self, target: str, names: Sequence[str], parts: Sequence[Any], shape: tuple[int, int]
+    ) -> list[Tensor]:
+        return [tensor for part in parts for tensor in part]
+
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """``"<task>_rpn_cls"``, ``"<task>_rpn_box"``, ``"<task>_roi_cls"``, ``"<task>_roi_box"``.
+
+        One forward pass for all, each weighted; and ``"<task>_roi_accuracy"``, a figure.
+
+        Raises:
+            ConfigError: If the model isn't an `MDFDetector`, or knows other tasks or classes.
+        """
+        detector = _checked(model, MDFDetector)
+        for name, task in self.tasks.items():
+            task.check_classes(detector.tasks.get(name, len(task.classes)))
+        ids = torch.tensor([detector.task_id(name) for name in batch["tasks"]])
+        learnt = [
+            self.tasks[name].large_enough(boxes, labels)
+            for name, boxes, labels in zip(
+                batch["tasks"], batch["boxes"], batch["labels"], strict=True
+            )
+        ]
+        boxes, labels = [b for b, _ in learnt], [n for _, n in learnt]
+        by_task = model(batch["image"], ids, batch["sizes"], boxes, labels)
+        losses: dict[str, Tensor] = {}
+        for name, parts in by_task.items():
+            weight = self.weight(name, batch.get("progress", 1.0))
+            losses |= {
+                f"{name}_{kind}": weight * loss if loss.requires_grad else loss
+                for kind, loss in parts.items()
+            }
+        return losses
+
+    def select(self, model: nn.Module, name: str) -> "tuple[OneDetector, DetectionTask]":
+        """The model for one data set, from images to objects, and its task.
+
+        Raises:
+            ConfigError: If there is no such task; lists those that there are.
+        """
+        return OneDetector(_checked(model, MDFDetector), name), self._task(name)
+
+    def metrics(self) -> "MultiDatasetMetrics":
+        """A fresh accumulator for all data sets."""
+        parts = {name: task.metrics() for name, task in self.tasks.items()}
+        return MultiDatasetMetrics(parts, self.targets, means=("mAP", "AP50", "AP75"))
 
 
 class OneTask(nn.Module):
@@ -196,48 +286,80 @@ class OneTask(nn.Module):
         return logits
 
 
+class OneDetector(nn.Module):
+    """One task of a detector as a model of its own; see `DetectionTask` for its calls.
+
+    Args:
+        model: The whole; shared, not copied.
+        name: Of the task.
+
+    Attributes:
+        num_classes: Classes of the task.
+        stride: Images are padded to its multiples.
+
+    Raises:
+        ConfigError: If the model knows no such task.
+    """
+
+    def __init__(self, model: MDFDetector, name: str) -> None:
+        super().__init__()
+        self.model, self.name, self.number = model, name, model.task_id(name)
+        self.num_classes, self.stride = model.tasks[name], model.stride
+
+    def forward(self, image: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Detections]:
+        """The objects of each image."""
+        found: list[Detections] = self.model(image, self.number, sizes)
+        return found
+
+
 class MultiDatasetMetrics:
     """Figures of several data sets, each by itself, and their means.
 
-    ``compute()`` returns ``mIoU``, ``mF1`` and ``OA``, means over the data sets of which anything
-    was judged, each with equal weight; ``"<task>_mIoU"`` and so on for each; the table
-    ``per_task``; and ``per_class`` with rows ``"<task>/<class>"``; see `SegmentationMetrics`.
+    ``compute()`` returns the chosen figures' means over the data sets of which anything was judged,
+    each with equal weight; ``"<task>_<figure>"`` for each; the table ``per_task``; and
+    ``per_class`` with rows ``"<task>/<class>"``.
 
     Args:
         parts: Accumulators by the name of their task.
+        targets: What of a batch they judge by.
+        means: Names of the figures; those that no data set has are left out.
     """
 
-    def __init__(self, parts: Mapping[str, SegmentationMetrics]) -> None:
-        self.parts = dict(parts)
+    def __init__(
+        self,
+        parts: Mapping[str, SegmentationMetrics | DetectionMetrics],
+        targets: Sequence[str],
+        means: Sequence[str],
+    ) -> None:
+        self.parts, self.targets, self.means = dict(parts), tuple(targets), tuple(means)
 
     def reset(self) -> None:
         """Forget everything."""
         for part in self.parts.values():
             part.reset()
 
-    def update(self, predictions: Sequence[Tensor], batch: Batch) -> None:
+    def update(self, predictions: Sequence[Any], batch: Batch) -> None:
         """Add the predictions of one batch, each to its own data set."""
-        rows = zip(predictions, batch["tasks"], batch["mask"], strict=True)
-        for prediction, name, mask in rows:
-            self.parts[name].update([prediction], {"mask": mask[None]})
+        for i, (prediction, name) in enumerate(zip(predictions, batch["tasks"], strict=True)):
+            own = {target: batch[target][i : i + 1] for target in self.targets}
+            self.parts[name].update([prediction], own)
 
     def __add__(self, other: Self) -> Self:
-        return type(self)({name: part + other.parts[name] for name, part in self.parts.items()})
+        theirs: Mapping[str, Any] = other.parts
+        parts = {name: part + theirs[name] for name, part in self.parts.items()}
+        return type(self)(parts, self.targets, self.means)
 
     def compute(self) -> dict[str, Any]:
         """All figures so far; see the class."""
-        judged = {
-            name: part.compute()
-            for name, part in self.parts.items()
-            if int(part.confusion.target.sum())
-        }
+        judged = {name: part.compute() for name, part in self.parts.items() if _judged(part)}
         table = {
             name: {k: v for k, v in figures.items() if isinstance(v, float)}
             for name, figures in judged.items()
         }
         means = {
             figure: sum(row[figure] for row in table.values()) / len(table) if table else math.nan
-            for figure in ("mIoU", "mF1", "OA")
+            for figure in self.means
+            if all(figure in row for row in table.values())
         }
         single = {f"{name}_{k}": row[k] for name, row in table.items() for k in means}
         rows = {
@@ -248,9 +370,17 @@ class MultiDatasetMetrics:
         return {**means, **single, "per_task": table, "per_class": rows}
 
 
-def _checked(model: nn.Module) -> MDFSegmenter:
-    if not isinstance(model, MDFSegmenter):
+def _judged(part: SegmentationMetrics | DetectionMetrics) -> bool:
+    """Whether there was anything to be right or wrong about."""
+    if isinstance(part, DetectionMetrics):
+        return part.num_objects > 0
+    return bool(part.confusion.target.sum())
+
+
+def _checked(model: nn.Module, wanted: type[M]) -> M:
+    if not isinstance(model, wanted):
         raise ConfigError(
-            f"this task trains an MDFSegmenter, not a {type(model).__name__}; make config.model one"
+            f"this task trains an {wanted.__name__}, not a {type(model).__name__}; make "
+            "config.model one"
         )
     return model

@@ -134,34 +134,32 @@ class DetectionTask(Task):
         Raises:
             ConfigError: If the model knows another number of classes.
         """
-        self.check_model(model)
-        boxes, labels = self.learnt(batch)
+        self.check_classes(getattr(model, "num_classes", len(self.classes)))
+        learnt = [
+            self.large_enough(boxes, labels)
+            for boxes, labels in zip(batch["boxes"], batch["labels"], strict=True)
+        ]
+        boxes, labels = [b for b, _ in learnt], [n for _, n in learnt]
         losses: dict[str, Tensor] = model(batch["image"], batch["sizes"], boxes, labels)
         return losses
 
-    def check_model(self, model: nn.Module) -> None:
-        """Refuse a model for other classes.
+    def check_classes(self, known: int) -> None:
+        """Refuse a model for another number of classes.
 
         Raises:
-            ConfigError: If its ``num_classes`` is another.
+            ConfigError: With both numbers.
         """
-        known = getattr(model, "num_classes", len(self.classes))
         if known != len(self.classes):
             raise ConfigError(
                 f"the model scores {known} classes, the task has {len(self.classes)}; make "
                 "model.num_classes and task.classes agree"
             )
 
-    def learnt(self, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
-        """Boxes and labels of the objects that are large enough, on the images' device."""
-        device = batch["image"].device
-        boxes, labels = [], []
-        for all_boxes, all_labels in zip(batch["boxes"], batch["labels"], strict=True):
-            sides = all_boxes[:, 2:4] if self.rotated else all_boxes[:, 2:] - all_boxes[:, :2]
-            keep = (sides > 0).all(1) & (sides >= self.min_side_px).all(1)
-            boxes.append(all_boxes[keep].to(device))
-            labels.append(all_labels[keep].to(device))
-        return boxes, labels
+    def large_enough(self, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The objects of an image that can be learnt: see ``min_side_px``."""
+        sides = boxes[:, 2:4] if self.rotated else boxes[:, 2:] - boxes[:, :2]
+        keep = (sides > 0).all(1) & (sides >= self.min_side_px).all(1)
+        return boxes[keep], labels[keep]
 
     @torch.no_grad()
     def predict(self, model: nn.Module, batch: Batch) -> list[Detections]:

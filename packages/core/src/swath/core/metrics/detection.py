@@ -175,6 +175,11 @@ class DetectionMetrics:
         total._records = [a + b for a, b in zip(self._records, other._records, strict=True)]
         return total
 
+    @property
+    def num_objects(self) -> int:
+        """Objects so far that had to be found."""
+        return int(sum(record.objects[0] for record in self._records))
+
     def compute(self) -> dict[str, Any]:
         """All figures so far; see the class."""
         precision, recall = self._curves()
