@@ -10,6 +10,7 @@ from rasterio.transform import Affine
 
 from swath.core.checkpoint.store import save_model
 from swath.core.cli import main
+from swath.core.cli.predict import _background, _names
 from swath.core.models.unet import UNet
 from swath.core.segmentation import SegmentationTask
 from swath.core.spec import Spec
@@ -92,6 +93,7 @@ def test_several_images_go_to_a_folder_and_one_bad_one_stops_nothing(
         (["a.tif", "--bands", "1,2,9"], "band 9 was asked for"),
         (["a.tif", "--task", "detection"], "does segmentation, not 'detection'"),
         (["a.tif", "--classes", "tree"], "takes no vocabulary"),
+        (["a.tif", "--background", "0.4"], "give classes too"),
         (["a.tif", "--tile", "64"], "tile=64 is too small"),
         (["a.tif", "-o", "a.jpg"], "can't be saved as '.jpg'"),
         (["a.tif", "--vector", "a.shp"], "written as .gpkg or .geojson"),
@@ -110,6 +112,13 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert message in error
     assert error.strip().count("\n") == 0
     assert "Traceback" not in error
+
+
+def test_a_vocabulary_is_read_from_one_text() -> None:
+    assert _names("building, flooded road,tree") == ["building", "flooded road", "tree"]
+    assert _names("plane, aircraft; ship") == ["plane, aircraft", "ship"]
+    assert _background("0.4") == 0.4
+    assert _background("road, sea") == ["road", "sea"]
 
 
 def test_notes_say_what_a_missing_crs_means(

@@ -91,6 +91,32 @@ def test_a_model_of_several_tasks_does_the_one_that_is_chosen() -> None:
         single.for_task("detection")
 
 
+class Words(SegmentationTask):
+    """Takes a vocabulary; classes are independent, and its tiles small."""
+
+    tile = 128
+    activation = "sigmoid"
+
+    def with_classes(self, classes: tuple[str, ...], background: float | None = None) -> "Words":
+        extra = () if background is None else (f"below {background}",)
+        return Words([*classes, *extra], self.radiometry)
+
+
+def test_a_vocabulary_has_scores_of_its_own_tiles_and_a_background() -> None:
+    model = Brightest()
+    words = Predictor(model, Words(["a", "b", "c"], radiometry()))
+    image = noise(3, 200, 300).transpose(1, 2, 0)
+    result = words.predict(
+        image, overlap=16, blend=16, classes=["x", "y"], background=0.5, probabilities=True
+    )
+    assert result.classes == ("x", "y", "below 0.5")
+    assert max(max(shape[2:]) for shape in model.seen) == 128
+    logits = 3 * words.task.radiometry(torch.from_numpy(image).permute(2, 0, 1))
+    np.testing.assert_allclose(result.probabilities, logits.sigmoid().detach().numpy(), atol=1e-6)
+    with pytest.raises(ConfigError, match="give classes too"):
+        words.predict(image, background=0.5)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (31, 33), (300, 417)])
 def test_tiled_equals_untiled(size: tuple[int, int]) -> None:
     image = noise(3, *size).transpose(1, 2, 0)

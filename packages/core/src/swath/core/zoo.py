@@ -246,7 +246,9 @@ def _load_official(
     task_spec = Spec(plugins.resolve(found.task_builder))
     if "classes" in (task_spec.parameters() or ()):
         names = classes or found.classes
-        model_spec["num_classes"], task_spec["classes"] = len(names), list(names)
+        task_spec["classes"] = list(names)
+        if "num_classes" in (model_spec.parameters() or ()):
+            model_spec["num_classes"] = len(names)
     elif classes:
         raise ConfigError(f"'{found.name}' takes no other classes; leave them out")
     for name, value in {} if classes else found.task_kwargs.items():

@@ -45,7 +45,18 @@ def predict(
         typer.Option(help="Weights for a model that comes without: a file, hf://OWNER/REPO, URL."),
     ] = None,
     classes: Annotated[
-        str | None, typer.Option(help="Vocabulary, comma-separated, for models that take one.")
+        str | None,
+        typer.Option(
+            help="Vocabulary, for models that take one: `water, tree`; or, where a class has "
+            "alternatives, `plane, aircraft; ship`."
+        ),
+    ] = None,
+    background: Annotated[
+        str | None,
+        typer.Option(
+            help="With --classes: a class for the rest, where no class is as probable as this "
+            "number, or where one of these names fits best: `0.4`, `road, sea`."
+        ),
     ] = None,
     task: Annotated[
         str | None, typer.Option(help="Which task, for models that do several.")
@@ -112,7 +123,8 @@ def predict(
         "bands": numbers,
         "scale": scale,
         "probabilities": probabilities,
-        "classes": classes.split(",") if classes else None,
+        "classes": _names(classes),
+        "background": _background(background),
         "progress": not as_json,
     }
     reports, failures = [], []
@@ -148,6 +160,21 @@ def _targets(images: list[Path], out: Path | None) -> list[Path]:
     if len(set(targets)) < len(targets):
         raise ConfigError("two images have the same name; give them different folders with --out")
     return targets
+
+
+def _names(text: str | None) -> list[str] | None:
+    """Names between semicolons, or commas if there is none."""
+    if text is None:
+        return None
+    return [name.strip() for name in text.split(";" if ";" in text else ",")]
+
+
+def _background(text: str | None) -> float | list[str] | None:
+    """A probability, or names."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return _names(text)
 
 
 def _numbers(bands: str | None) -> list[int] | None:

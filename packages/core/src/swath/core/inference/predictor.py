@@ -108,6 +108,7 @@ class Predictor:
         out: str | Path | None = None,
         probabilities: bool | Literal["float32", "uint8"] = False,
         classes: Sequence[str] | None = None,
+        background: float | Sequence[str] | None = None,
         progress: bool = False,
     ) -> Any:
         """Run the model over an image of any size, tile by tile, in bounded memory.
@@ -117,9 +118,9 @@ class Predictor:
 
         Args:
             image: A path, a `GeoImage`, an array ``(H, W, C)`` or ``(H, W)``, or a PIL image.
-            tile: Largest tile side in pixels; ``"auto"`` is `TILE`, less where there are so many
-                classes that the logits of a tile would pass `TILE_BYTES`; None runs the image in
-                one piece.
+            tile: Largest tile side in pixels; ``"auto"`` is the task's ``tile`` or else `TILE`,
+                less where there are so many classes that the logits of a tile would pass
+                `TILE_BYTES`; None runs the image in one piece.
             overlap: Context that neighbouring tiles share and discard; at least the model's
                 receptive field makes the result independent of the tiling.
             blend: Width of the band in which neighbours are cross-faded.
@@ -136,6 +137,7 @@ class Predictor:
                 (0..254 for 0..1, 255 nodata; a quarter of the size). With ``out``, they go to
                 ``<stem>_probabilities.tif``, one band a class.
             classes: Vocabulary, for models that take one.
+            background: With ``classes``: what else there may be, as the task understands it.
             progress: Show a bar.
 
         Returns:
@@ -146,7 +148,7 @@ class Predictor:
             DataError: If bands or number type aren't what the model takes.
             ConfigError: If an argument doesn't make sense.
         """
-        task = self.adapted_task(scale, classes)
+        task = self.adapted_task(scale, classes, background)
         target = Path(out) if out is not None else None
         streamed = None
         if target is not None:
@@ -161,7 +163,7 @@ class Predictor:
             self._check(task, info, chosen, target)
             align = self._align()
             if tile == "auto":
-                tile = _auto_tile(len(task.classes), overlap, blend, align)
+                tile = _auto_tile(task, overlap, blend, align)
             plan = plan_tiles(info.height, info.width, tile, overlap, blend, align)
             scene = Scene(
                 plan,
@@ -202,16 +204,20 @@ class Predictor:
         ]
 
     def adapted_task(
-        self, scale: float | str | None = None, classes: Sequence[str] | None = None
+        self,
+        scale: float | str | None = None,
+        classes: Sequence[str] | None = None,
+        background: float | Sequence[str] | None = None,
     ) -> Task:
         """The task with another scaling of the numbers, or another vocabulary.
 
         Args:
             scale: See `predict`.
             classes: Vocabulary, for models that take one.
+            background: See `predict`.
 
         Raises:
-            ConfigError: If the model knows fixed classes only.
+            ConfigError: If the model knows fixed classes only, or ``background`` stands alone.
             DataError: If the scale can't be read.
         """
         task = self.task
@@ -224,7 +230,11 @@ class Predictor:
                     "this model knows fixed classes and takes no vocabulary: "
                     f"{', '.join(task.classes)}; leave classes out"
                 )
-            task = task.with_classes(tuple(classes))
+            task = task.with_classes(
+                tuple(classes), **({} if background is None else {"background": background})
+            )
+        elif background is not None:
+            raise ConfigError("background says what isn't any of the classes; give classes too")
         return task
 
     def _align(self) -> int:
@@ -310,9 +320,10 @@ def _fast(model: nn.Module) -> nn.Module:
     return model
 
 
-def _auto_tile(num_classes: int, overlap: int, blend: int, align: int) -> int:
-    """The largest multiple of ``align`` within `TILE` and `TILE_BYTES` that the overlaps allow."""
-    side = min(TILE, math.isqrt(TILE_BYTES // (4 * max(num_classes, 1))))
+def _auto_tile(task: Task, overlap: int, blend: int, align: int) -> int:
+    """The largest multiple of ``align`` within the limits that the overlaps allow."""
+    side = math.isqrt(TILE_BYTES // (4 * max(len(task.classes), 1)))
+    side = min(getattr(task, "tile", TILE), side)
     return max(side // align * align, smallest_tile(overlap, blend, align))
 
 

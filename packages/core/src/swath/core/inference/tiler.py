@@ -324,7 +324,9 @@ def blend_segmentation(
         for tile, logits, valid in blend_logits(tiles, scene.plan):
             if logits is None or valid is None or not valid.any():
                 continue  # the sink starts out as nodata
-            labels, probabilities = _labels(logits, dtype, bool(scene.probabilities))
+            labels, probabilities = _labels(
+                logits, dtype, bool(scene.probabilities), getattr(scene.task, "activation", None)
+            )
             if not valid.all():
                 labels[~valid] = np.iinfo(dtype).max
                 if probabilities is not None:
@@ -342,11 +344,18 @@ def blend_segmentation(
 
 @torch.inference_mode()
 def _labels(
-    logits: Tensor, dtype: type[np.uint8 | np.uint16], with_probabilities: bool
+    logits: Tensor,
+    dtype: type[np.uint8 | np.uint16],
+    with_probabilities: bool,
+    activation: str | None,
 ) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
     # max gives the same indices as argmax and is five times as fast along a strided axis
     labels = logits.max(dim=0).indices.to(torch.uint8 if dtype is np.uint8 else torch.uint16)
-    probabilities = logits.float().softmax(dim=0).cpu().numpy() if with_probabilities else None
+    probabilities = None
+    if with_probabilities:
+        independent = activation == "sigmoid"  # one class's says nothing about the others'
+        scores = logits.float()
+        probabilities = (scores.sigmoid() if independent else scores.softmax(dim=0)).cpu().numpy()
     return labels.cpu().numpy(), probabilities
 
 
