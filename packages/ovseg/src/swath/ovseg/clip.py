@@ -35,9 +35,11 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        for name in ("q_proj_weight", "k_proj_weight", "v_proj_weight"):
-            self.register_parameter(name, nn.Parameter(torch.empty(width, width)))
-            nn.init.normal_(getattr(self, name), std=width**-0.5)
+        self.q_proj_weight = nn.Parameter(torch.empty(width, width))
+        self.k_proj_weight = nn.Parameter(torch.empty(width, width))
+        self.v_proj_weight = nn.Parameter(torch.empty(width, width))
+        for weight in (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight):
+            nn.init.normal_(weight, std=width**-0.5)
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
 
@@ -167,8 +169,8 @@ class CLIP(open_clip.CLIP):  # type: ignore[misc]
         x = visual.conv1(image).flatten(2).transpose(1, 2)
         token = visual.class_embedding.to(x.dtype).expand(len(x), 1, -1)
         x = torch.cat([token, x], 1) + self.position_embedding(grid).to(x.dtype)
-        x = visual.ln_pre(x)
-        return x
+        tokens: Tensor = visual.ln_pre(x)
+        return tokens
 
     def position_embedding(self, grid: tuple[int, int]) -> Tensor:
         """The table ``(1 + h * w, C)`` for a grid, bicubic where it isn't its own."""
@@ -191,16 +193,15 @@ class CLIP(open_clip.CLIP):  # type: ignore[misc]
     def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
         """Features ``(N, E)`` of token ids ``(N, L)``.
 
-        Because of the causal mask, nothing after a text's end (its largest id) can matter: the
-        ids are cut at the longest text.
+        Because of the causal mask, nothing after a text's end (its largest id) can matter: ids may
+        be cut at the longest text, which `swath.ovseg.prompts.tokenize` does.
 
         Args:
-            text: int64, zero-padded.
+            text: int64, zero-padded, L at most the context's length.
             normalize: To unit length.
         """
-        ends = text.argmax(-1)
-        length = int(ends.max()) + 1
-        x = self.token_embedding(text[:, :length]) + self.positional_embedding[:length]
+        ends, length = text.argmax(-1), text.shape[1]
+        x = self.token_embedding(text) + self.positional_embedding[:length]
         mask = self.attn_mask[:length, :length]
         for block in self.transformer.resblocks:
             x = block(x, attn_mask=mask)
@@ -217,7 +218,8 @@ def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    return tokens[:, 1:].transpose(1, 2).unflatten(2, grid)
+    maps: Tensor = tokens[:, 1:].transpose(1, 2).unflatten(2, grid)
+    return maps
 
 
 CLIP_SIZES: dict[str, dict[str, Any]] = {

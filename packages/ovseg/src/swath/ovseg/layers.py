@@ -9,8 +9,10 @@ pixel); what linear layers and convolutions make of it is computed once and adde
 the official code computes for each class by concatenation.
 """
 
+import math
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from timm.layers import Mlp
@@ -86,10 +88,8 @@ class SwinBlock(nn.Module):
         q, k, v = cells.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(5, 6).flatten(2, 4)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         x = x.unflatten(2, (window, window)).unflatten(1, (rows, columns, self.heads))
-        x = x.permute(0, 1, 4, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4).flatten(1, 2)
-        if mask is not None:
-            x = x.roll((shift, shift), (1, 2))[:, :height, :width]
-        return x
+        merged: Tensor = x.permute(0, 1, 4, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4).flatten(1, 2)
+        return merged if mask is None else merged.roll((shift, shift), (1, 2))[:, :height, :width]
 
 
 def region_mask(
@@ -118,7 +118,8 @@ def region_mask(
     cells = 6 * regions(height)[:, None] + regions(width)
     cells = cells.unflatten(1, (-1, window)).unflatten(0, (-1, window))
     cells = cells.transpose(1, 2).reshape(-1, window * window)
-    return -100.0 * (cells[:, None] != cells[:, :, None])
+    mask: Tensor = -100.0 * (cells[:, None] != cells[:, :, None])
+    return mask
 
 
 class SpatialAggregation(nn.Module):
@@ -215,7 +216,8 @@ class ClassAggregation(nn.Module):
         qkv = guided_qkv(self.norm1(x), guidance, *self._projections())
         qkv = qkv.unflatten(-1, (3, self.heads, -1)).permute(4, 0, 2, 3, 5, 1, 6)
         attend = self._attend_linearly if self.attention_type == "linear" else self._attend_fully
-        mixed = attend(*qkv, x.shape[1])  # (B, H, W, heads, T, d)
+        q, k, v = qkv
+        mixed = attend(q, k, v, x.shape[1])  # (B, H, W, heads, T, d)
         x = x + mixed.permute(0, 4, 1, 2, 3, 5).flatten(4)
         x = x + self.MLP(self.norm2(x))
         return x
@@ -240,15 +242,15 @@ class ClassAggregation(nn.Module):
         return (q @ moment) / (q @ total.transpose(-1, -2) + 1e-6)
 
     def _attend_fully(self, q: Tensor, k: Tensor, v: Tensor, classes: int) -> Tensor:
-        bias = None
+        bias, cells = None, q.shape[:3]
         if classes < self.pad_len:
             key, value = (x.expand(*k.shape[:4], 1, -1) for x in self._padding())
             k, v = torch.cat([k, key], -2), torch.cat([v, value], -2)
             bias = q.new_zeros(1, classes + 1)
-            bias[:, -1] = torch.tensor(float(self.pad_len - classes)).log()
-        parts = (x.flatten(0, 2) for x in (q, k, v))
-        x = F.scaled_dot_product_attention(*parts, attn_mask=bias)
-        return x.view_as(q)
+            bias[:, -1] = math.log(self.pad_len - classes)
+        q, k, v = (x.flatten(0, 2) for x in (q, k, v))
+        mixed: Tensor = F.scaled_dot_product_attention(q, k, v, attn_mask=bias).unflatten(0, cells)
+        return mixed
 
 
 class AggregatorLayer(nn.Module):
@@ -324,22 +326,22 @@ class GuidedUpsample(nn.Module):
             nn.GroupNorm(out_channels // 16, out_channels),
             nn.ReLU(),
         )
-        self.conv = nn.ModuleDict({"double_conv": convolutions})
+        self.conv = nn.Sequential(OrderedDict(double_conv=convolutions))
 
     def forward(self, x: Tensor, guidance: Sequence[Tensor]) -> Tensor:
-        """Map ``(B * T, C, h, w)`` and guidance ``(B, G_i, 2 h, 2 w)`` to ``(B * T, C', 2 h, 2 w)``.
+        """Double a map ``(B * T, C, h, w)``, guided by ``(B, G_i, 2 h, 2 w)``.
 
-        The classes of an image follow each other.
+        The classes of an image follow each other. Returns ``(B * T, C', 2 h, 2 w)``.
         """
         x = self.up(x)
-        first, *rest = self.conv["double_conv"]
         own = x.shape[1]
-        x = F.conv2d(x, first.weight[:, :own], padding=1)
+        convolutions: Any = self.conv[0]
+        weight = convolutions[0].weight
+        x = F.conv2d(x, weight[:, :own], padding=1)
         if guidance:
-            shared = F.conv2d(torch.cat(list(guidance), 1), first.weight[:, own:], padding=1)
+            shared = F.conv2d(torch.cat(list(guidance), 1), weight[:, own:], padding=1)
             x = (x.unflatten(0, (len(shared), -1)) + shared[:, None]).flatten(0, 1)
-        for layer in rest:
-            x = layer(x)
+        x = convolutions[1:](x)
         return x
 
 
@@ -356,7 +358,8 @@ def text_projection(in_features: int, out_features: int) -> nn.Sequential:
 def mean_over_prompts(text: Tensor) -> Tensor:
     """Average texts ``(..., P, E)`` as they are and bring the mean to unit length."""
     text = text.mean(-2)
-    return text / text.norm(dim=-1, keepdim=True)
+    unit: Tensor = text / text.norm(dim=-1, keepdim=True)
+    return unit
 
 
 def guided_qkv(
@@ -388,7 +391,8 @@ def average_pool(x: Tensor, size: Sequence[int]) -> Tensor:
         return x
     height, width = x.shape[2] // rows, x.shape[3] // columns
     x = x[:, :, : height * rows, : width * columns]
-    return x.unflatten(3, (width, columns)).unflatten(2, (height, rows)).mean((3, 5))
+    pooled: Tensor = x.unflatten(3, (width, columns)).unflatten(2, (height, rows)).mean((3, 5))
+    return pooled
 
 
 def upsampled(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -397,11 +401,12 @@ def upsampled(x: Tensor, size: tuple[int, int]) -> Tensor:
         return x
     maps = x.flatten(0, 1).permute(0, 3, 1, 2)
     maps = F.interpolate(maps, size, mode="bilinear", align_corners=True)
-    return maps.permute(0, 2, 3, 1).unflatten(0, x.shape[:2])
+    larger: Tensor = maps.permute(0, 2, 3, 1).unflatten(0, x.shape[:2])
+    return larger
 
 
 def in_groups(function: Callable[[Tensor], Tensor], x: Tensor, dim: int, size: int) -> Tensor:
-    """Apply a function to slices of at most ``size`` along ``dim``; at once where gradients flow."""
+    """Apply a function to slices of at most ``size``; to all at once where gradients flow."""
     if x.shape[dim] <= size or torch.is_grad_enabled():
         return function(x)
     return torch.cat([function(part) for part in x.split(size, dim)], dim)
@@ -422,7 +427,8 @@ def decode(
         maps = part.flatten(0, 1).permute(0, 3, 1, 2)
         for stage, guidance in stages:
             maps = stage(maps, guidance)
-        return head(maps)[:, 0].unflatten(0, part.shape[:2])
+        logits: Tensor = head(maps)[:, 0].unflatten(0, part.shape[:2])
+        return logits
 
     return in_groups(run, x, 1, max(1, CELLS_AT_ONCE // (x.shape[2] * x.shape[3])))
 

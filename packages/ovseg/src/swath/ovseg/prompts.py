@@ -59,7 +59,9 @@ def templates(choice: str | Sequence[str]) -> tuple[str, ...]:
 def tokenize(
     names: Sequence[str], ensemble: Sequence[str] = SINGLE, context_length: int = 77
 ) -> Tensor:
-    """Token ids ``(T, P, context_length)``, int64, zero-padded, of every name in every template.
+    """Token ids ``(T, P, L)``, int64, zero-padded, of every name in every template.
+
+    L is the length of the longest sentence: what CLIP makes of a text doesn't depend on padding.
 
     Names stand in the sentence as they are; the tokeniser lower-cases and un-escapes HTML. Other
     scripts are spelt in bytes: CLIP has hardly seen them.
@@ -72,20 +74,22 @@ def tokenize(
     Raises:
         ConfigError: If a name is too long for the context.
     """
-    rows = torch.zeros(len(names), len(ensemble), context_length, dtype=torch.int64)
     tokenizer = _tokenizer()
-    for name, row in zip(names, rows, strict=True):
-        for template, ids in zip(ensemble, row, strict=True):
+    sentences = []
+    for name in names:
+        for template in ensemble:
             inside = tokenizer.encode(template.format(name))
-            if len(inside) + 2 > context_length:
+            sentences.append([tokenizer.sot_token_id, *inside, tokenizer.eot_token_id])
+            if len(sentences[-1]) > context_length:
                 shown = name if len(name) <= 40 else f"{name[:37]}..."
                 raise ConfigError(
                     f"class '{shown}' is {len(inside) + 2} tokens long, {context_length} is the "
                     "most; shorten it"
                 )
-            sentence = [tokenizer.sot_token_id, *inside, tokenizer.eot_token_id]
-            ids[: len(sentence)] = torch.tensor(sentence)
-    return rows
+    rows = [torch.tensor(sentence) for sentence in sentences]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    tokens: Tensor = ids.unflatten(0, (len(names), len(ensemble)))
+    return tokens
 
 
 @cache

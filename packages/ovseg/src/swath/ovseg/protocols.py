@@ -49,7 +49,7 @@ class PublishedProtocol:
     stride: int = 256
 
     def __call__(self, score: Score, image: Tensor) -> Tensor:
-        """Class probabilities ``(T, H, W)`` of one normalised image ``(3, H, W)``, each in [0, 1]."""
+        """Probabilities ``(T, H, W)`` in [0, 1] of one image ``(3, H, W)``, normalised."""
         height, width = image.shape[-2:]
         return self.scored(score, self._shrunk(image[None]), (height, width))
 

@@ -7,20 +7,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from swath.ovseg.clip import CLIP, set_finetuning
+from swath.ovseg.layers import in_groups, mean_over_prompts
 
 V = TypeVar("V")
 
 CELL = 16
-"""Pixels of the image in a cell of the cost volume, each way: 384 px are 24 cells in every model."""
+"""Side of a cell of the cost volume in pixels of the image: 384 px are 24 in every model."""
 
 MULTIPLE = 2 * CELL
 """What sides are padded to: a grid of even sides loses nothing to pooling by 2."""
 
 
+TEXTS_AT_ONCE = 256
+"""Sentences that the text tower encodes at once in evaluation."""
+
+
 class OpenVocabularySegmenter(nn.Module):
     """Scores pixels against texts.
 
-    Subclasses have an ``aggregator`` and say in `forward` what goes into it.
+    Subclasses have an ``aggregator`` and say in `score` what goes into it.
 
     Args:
         clip: Arguments of `CLIP`.
@@ -33,7 +38,7 @@ class OpenVocabularySegmenter(nn.Module):
     """
 
     stride = MULTIPLE
-    aggregator: nn.Module
+    aggregator: Any
 
     def __init__(
         self,
@@ -49,37 +54,65 @@ class OpenVocabularySegmenter(nn.Module):
         self.upsample2 = nn.ConvTranspose2d(self.clip.vision_width, guidance_dims[1], 4, stride=4)
         set_finetuning(self.clip, finetune)
 
-    def encode_text(self, tokens: Tensor) -> Tensor:
-        """Unit vectors ``(T, P, E)`` of T classes in P templates, token ids ``(T, P, L)``."""
-        text = self.clip.encode_text(tokens.flatten(0, 1), normalize=True)
-        return text.unflatten(0, tokens.shape[:2])
+    @property
+    def templates(self) -> int:
+        """Templates P that a class is described by; one, in every published model."""
+        return int(self.aggregator.prompt_channel)
 
-    def forward(self, image: Tensor, text: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Logits ``(B, T, 4 h, 4 w)``.
-
-        Args:
-            image: float ``(B, 3, H, W)``, normalised; each tower gets it resized to what the grid
-                asks for.
-            text: Unit vectors ``(T, P, E)``.
-            grid: Cells ``(h, w)`` of the cost volume, both even.
-        """
-        raise NotImplementedError
-
-    def segment(self, image: Tensor, text: Tensor) -> Tensor:
-        """Logits ``(B, T, H, W)`` of images of any size at their own scale.
+    def forward(self, image: Tensor, text: Tensor) -> Tensor:
+        """Logits ``(B, T, H, W)`` of images of any size, at their own scale.
 
         Zeros (the mean) are added below and on the right where needed, and cut off again.
 
         Args:
             image: float ``(B, 3, H, W)``, normalised.
-            text: Unit vectors ``(T, P, E)``.
+            text: Unit vectors ``(T, P, E)``; or, int64, token ids ``(T, P, L)``.
         """
+        if not text.is_floating_point():
+            text = self.encode_text(text)
         height, width = image.shape[-2:]
         image = F.pad(image, (0, -width % MULTIPLE, 0, -height % MULTIPLE))
         size = image.shape[-2:]
-        logits = self(image, text, (size[0] // CELL, size[1] // CELL))
+        logits = self.score(image, text, (size[0] // CELL, size[1] // CELL))
         logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
         return logits[..., :height, :width]
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Unit vectors ``(T, P, E)`` of T classes in P templates, token ids ``(T, P, L)``.
+
+        If the model was made for one template, that of several is the mean of their vectors.
+        """
+        text = in_groups(
+            lambda ids: self.clip.encode_text(ids, normalize=True),
+            tokens.flatten(0, 1),
+            0,
+            TEXTS_AT_ONCE,
+        )
+        text = text.unflatten(0, tokens.shape[:2])
+        if self.templates == 1:
+            text = mean_over_prompts(text)[:, None]
+        return text
+
+    def score(self, image: Tensor, text: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Logits ``(B, T, 4 h, 4 w)`` on a grid.
+
+        Args:
+            image: float ``(B, 3, H, W)``, normalised; each tower gets it resized to what the grid
+                asks for.
+            text: Unit vectors ``(T, P, E)``.
+            grid: Cells ``(h, w)`` of the cost volume.
+        """
+        raise NotImplementedError
+
+    def cost_maps(self, image: Tensor, text: Tensor, grid: tuple[int, int]) -> dict[str, Tensor]:
+        """Cosines before aggregation, mean over templates, ``(B, T, h, w)`` by stream.
+
+        Args:
+            image: See `score`.
+            text: See there.
+            grid: See there.
+        """
+        raise NotImplementedError
 
     def clip_features(self, image: Tensor, grid: tuple[int, int]) -> tuple[Tensor, list[Tensor]]:
         """CLIP's features ``(B, E, h, w)``, and with them the guidance of finer grids."""

@@ -72,7 +72,7 @@ class Aggregator(nn.Module):
         pad_len: int = 256,
     ) -> None:
         super().__init__()
-        self.pad_len = pad_len
+        self.pad_len, self.prompt_channel = pad_len, prompt_channel
         self.conv1 = nn.Conv2d(prompt_channel, hidden_dim, 7, padding=3)
         self.guidance_projection = guidance_projection(
             appearance_guidance_dim, appearance_guidance_proj_dim
@@ -130,7 +130,8 @@ class Aggregator(nn.Module):
         chosen = unit.gather(1, kept[..., None, None].expand(-1, -1, *unit.shape[2:]))
         logits = self(features, chosen, guidance)
         every = logits.new_full((*highest.shape, *logits.shape[2:]), TRUNCATED_LOGIT)
-        return every.scatter(1, kept[..., None, None].expand_as(logits), logits)
+        scattered: Tensor = every.scatter(1, kept[..., None, None].expand_as(logits), logits)
+        return scattered
 
 
 class CATSeg(OpenVocabularySegmenter):
@@ -160,14 +161,14 @@ class CATSeg(OpenVocabularySegmenter):
             **(aggregator or {}),
         )
 
-    def forward(self, image: Tensor, text: Tensor, grid: tuple[int, int]) -> Tensor:
-        """See `OpenVocabularySegmenter.forward`."""
+    def score(self, image: Tensor, text: Tensor, grid: tuple[int, int]) -> Tensor:
+        """See `OpenVocabularySegmenter.score`."""
         features, guidance = self.clip_features(image, grid)
         logits: Tensor = self.aggregator(features, text[None], guidance)
         return logits
 
     def cost_maps(self, image: Tensor, text: Tensor, grid: tuple[int, int]) -> dict[str, Tensor]:
-        """Cosines before aggregation, mean over templates, ``(B, T, h, w)`` by stream."""
+        """See `OpenVocabularySegmenter.cost_maps`."""
         features, _ = self.clip_features(image, grid)
         return {"clip": cost_volume([features], text, (0,)).mean(1)}
 

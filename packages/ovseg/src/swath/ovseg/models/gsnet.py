@@ -106,7 +106,7 @@ class RIPD(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("fusion_type", fusion_type, FUSION_TYPES)
-        self.fusion_type = fusion_type
+        self.fusion_type, self.prompt_channel = fusion_type, prompt_channel
         both = use_clip_corr and use_dino_corr
         if fusion_type == "simple_concatenation":
             self.simple_concatenation_corr_embed = nn.Conv2d(3 * feat_dim, hidden_dim, 7, padding=3)
@@ -198,16 +198,15 @@ class RIPD(nn.Module):
     def _embedded(self, clip: Tensor | None, dino: Tensor | None, text: Tensor) -> Tensor:
         """The fused, embedded cost volume ``(B, T, h, w, C)``."""
         if clip is None or dino is None:
-            alone = dino if clip is None else clip
-            x = self.conv1(_images(alone, text))
+            x = self.conv1(_images(dino if clip is None else clip, text))
         elif self.fusion_type == "query_guided":
             x = fuse(self, _images(clip, text), _images(dino, text))
         elif self.fusion_type == "fusion_query":
             x = self.conv1(_images(self.fusion_feats(torch.cat([clip, dino], 1)), text))
         else:
             x = self._concatenated(clip, dino, text)
-        batch = (dino if clip is None else clip).shape[0]
-        return x.permute(0, 2, 3, 1).unflatten(0, (batch, -1))
+        cells: Tensor = x.permute(0, 2, 3, 1).unflatten(0, (-1, text.shape[1]))
+        return cells
 
     def _concatenated(self, clip: Tensor, dino: Tensor, text: Tensor) -> Tensor:
         """The convolution of both features and the text, each pixel's the same, concatenated.
@@ -232,10 +231,11 @@ def _images(features: Tensor | None, text: Tensor) -> Tensor:
     """The cost volume ``(B * T, P, h, w)`` of upright features."""
     if features is None:
         raise ValueError("neither the generalist's nor the specialist's features are given")
-    return cost_volume([features], text, (0,), layout="images")
+    volume: Tensor = cost_volume([features], text, (0,), layout="images")
+    return volume
 
 
-def fuse(module: nn.Module, clip: Tensor, dino: Tensor) -> Tensor:
+def fuse(module: Any, clip: Tensor, dino: Tensor) -> Tensor:
     """QGFF: embed both cost volumes, fuse them, and add the generalist's embedding.
 
     Args:
@@ -260,6 +260,7 @@ class GSNet(OpenVocabularySegmenter):
         aggregator: Arguments of `RIPD` other than streams and channels of features and guidance.
         guidance_dims: Channels of the guidance of the decoder.
         taps: Blocks of CLIP that it comes from.
+        dino_taps: Blocks of the specialist that it comes from.
         use_clip: Whether the generalist's image tower is used (its text tower always is).
         use_dino: Whether there is a specialist.
         finetune: See `swath.ovseg.clip.set_finetuning`.
@@ -273,6 +274,7 @@ class GSNet(OpenVocabularySegmenter):
         aggregator: Mapping[str, Any] | None = None,
         guidance_dims: Sequence[int] = (256, 128),
         taps: Sequence[int] = (3, 7),
+        dino_taps: Sequence[int] = (3, 7),
         use_clip: bool = True,
         use_dino: bool = True,
         finetune: str = "attention",
@@ -281,9 +283,7 @@ class GSNet(OpenVocabularySegmenter):
         super().__init__(clip or {}, guidance_dims, taps, finetune)
         self.specialist = None
         if use_dino:
-            self.specialist = Specialist(
-                self.clip.embed_dim, guidance_dims, vit=dict(specialist or {})
-            )
+            self.specialist = Specialist(self.clip.embed_dim, guidance_dims, dino_taps, specialist)
             set_dino_finetuning(self.specialist.vit, dino_finetune)
         if not use_clip:
             del self.upsample1, self.upsample2
@@ -298,8 +298,8 @@ class GSNet(OpenVocabularySegmenter):
             **(aggregator or {}),
         )
 
-    def forward(self, image: Tensor, text: Tensor, grid: tuple[int, int]) -> Tensor:
-        """See `OpenVocabularySegmenter.forward`."""
+    def score(self, image: Tensor, text: Tensor, grid: tuple[int, int]) -> Tensor:
+        """See `OpenVocabularySegmenter.score`."""
         clip, guidance, dino, dino_guidance = self._features(image, grid)
         logits: Tensor = self.aggregator(clip, dino, text[None], guidance, dino_guidance)
         return logits
@@ -312,7 +312,7 @@ class GSNet(OpenVocabularySegmenter):
         return clip, guidance, dino, finer
 
     def cost_maps(self, image: Tensor, text: Tensor, grid: tuple[int, int]) -> dict[str, Tensor]:
-        """Cosines before aggregation, mean over templates, ``(B, T, h, w)`` by stream."""
+        """See `OpenVocabularySegmenter.cost_maps`."""
         clip, _, dino, _ = self._features(image, grid)
         streams = {"clip": clip, "specialist": dino}
         return {

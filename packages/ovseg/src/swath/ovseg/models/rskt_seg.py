@@ -6,6 +6,7 @@ Official code: https://github.com/LiBingyu01/RSKT-Seg, `RSKT_Seg/RSKT_Seg.py` an
 `RSKT_Seg/modeling/transformer`.
 """
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -102,8 +103,8 @@ class ReducedAttention(nn.Module):
         k, v = self.k(self.norm_k(k)), self.v(self.norm_v(v))
         q, k, v = (self._by_head(part) for part in (q, k, v))
         mixed = F.scaled_dot_product_attention(q, k, v)  # (B * T, heads, H * W, C / heads)
-        mixed = self.proj(mixed.transpose(1, 2).reshape(x.shape))
-        return mixed
+        x = self.proj(mixed.transpose(1, 2).reshape(x.shape))
+        return x
 
     def _blocks(self, x: Tensor) -> Tensor:
         """Blocks of cells as vectors: ``(B, T, H / r, W / r, r * r * C)``."""
@@ -118,7 +119,10 @@ class ReducedAttention(nn.Module):
         return weight.permute(0, 2, 3, 1).flatten(1)
 
     def _by_head(self, x: Tensor) -> Tensor:
-        return x.flatten(0, 1).flatten(1, 2).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        heads: Tensor = (
+            x.flatten(0, 1).flatten(1, 2).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        )
+        return heads
 
 
 class SpatialFusion(nn.Module):
@@ -134,16 +138,18 @@ class SpatialFusion(nn.Module):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.attention = ReducedAttention(dim, heads, ratio)
-        self.mlp = GatedFeedForward(dim)
+        self.mlp: Any = GatedFeedForward(dim)
         depthwise = nn.Conv2d(dim, dim, 7, padding=3, groups=dim)
-        self.mlp.dwconv = nn.ModuleDict({"dwconv": depthwise})  # where its weights are stored
+        # official checkpoints have it there
+        self.mlp.dwconv = nn.Sequential(OrderedDict(dwconv=depthwise))
 
     def forward(self, x: Tensor, guidance: Tensor) -> Tensor:
         """Transform ``(B, T, H, W, C)``, guided by ``(B, H, W, C)``."""
         x = x + self.attention(self.norm1(x), guidance[:, None])
         hidden = self.mlp(self.norm2(x)).flatten(0, 1).permute(0, 3, 1, 2)
-        hidden = self.mlp.dwconv["dwconv"](hidden)  # type: ignore[index, operator]
-        return x + hidden.permute(0, 2, 3, 1).unflatten(0, x.shape[:2])
+        hidden = self.mlp.dwconv(hidden)
+        result: Tensor = x + hidden.permute(0, 2, 3, 1).unflatten(0, x.shape[:2])
+        return result
 
 
 class TextGuidedAttention(nn.Module):
@@ -282,6 +288,7 @@ class RSKTDecoder(nn.Module):
         super().__init__()
         check_choice("fusion_type", fusion_type, FUSION_TYPES)
         self.fusion_type = fusion_type
+        self.prompt_channel = prompt_channel
         self.rotations = DIRECTIONS if use_rotate else DIRECTIONS[:1]
         self.layers = nn.ModuleList(
             RSFusionLayer(hidden_dim)
@@ -371,8 +378,8 @@ class RSKTDecoder(nn.Module):
         given = [maps for maps in (guidance[1:], remote_guidance, dino_guidance) if maps]
         finer: list[list[Tensor]] = [[], []]
         for name, maps in zip(self._streams, given, strict=True):
-            projections = self.get_submodule(name)
-            for into, projection, g in zip(finer, projections, maps, strict=True):  # type: ignore[call-overload]
+            projections: Any = self.get_submodule(name)
+            for into, projection, g in zip(finer, projections, maps, strict=True):
                 into.append(projection(g))
         stages = [(self.Fusiondecoder1, finer[0]), (self.Fusiondecoder2, finer[1])]
         return decode(x, stages, self.head)
@@ -404,6 +411,7 @@ class RSKTSeg(OpenVocabularySegmenter):
             guidance.
         guidance_dims: Channels of the guidance of the decoder.
         taps: Blocks of CLIP that it comes from.
+        dino_taps: Blocks of the specialist that it comes from.
         remote_taps: Blocks of RemoteCLIP; later ones and its text tower never run, but are part of
             the released files.
         use_rotate: Whether CLIP sees the image in four directions.
@@ -421,6 +429,7 @@ class RSKTSeg(OpenVocabularySegmenter):
         aggregator: Mapping[str, Any] | None = None,
         guidance_dims: Sequence[int] = (256, 128),
         taps: Sequence[int] = (3, 7),
+        dino_taps: Sequence[int] = (3, 7),
         remote_taps: Sequence[int] = (3, 7),
         use_rotate: bool = True,
         use_remote_clip: bool = True,
@@ -437,11 +446,9 @@ class RSKTSeg(OpenVocabularySegmenter):
             self.upsample1_remote = nn.ConvTranspose2d(width, guidance_dims[0], 2, stride=2)
             self.upsample2_remote = nn.ConvTranspose2d(width, guidance_dims[1], 4, stride=4)
         if use_remote_dino:
-            self.specialist = Specialist(
-                self.clip.embed_dim, guidance_dims, vit=dict(specialist or {})
-            )
+            self.specialist = Specialist(self.clip.embed_dim, guidance_dims, dino_taps, specialist)
             set_dino_finetuning(self.specialist.vit, dino_finetune)
-        self.aggregator: RSKTDecoder = RSKTDecoder(
+        self.aggregator = RSKTDecoder(
             text_guidance_dim=self.clip.embed_dim,
             appearance_guidance_dim=self.clip.embed_dim,
             decoder_guidance_dims=guidance_dims,
@@ -451,8 +458,8 @@ class RSKTSeg(OpenVocabularySegmenter):
             **(aggregator or {}),
         )
 
-    def forward(self, image: Tensor, text: Tensor, grid: tuple[int, int]) -> Tensor:
-        """See `OpenVocabularySegmenter.forward`."""
+    def score(self, image: Tensor, text: Tensor, grid: tuple[int, int]) -> Tensor:
+        """See `OpenVocabularySegmenter.score`."""
         clip, guidance = self._directions(image, grid)
         dino, dino_guidance = self.specialist(image, grid) if self.specialist else (None, [])
         remote_guidance: list[Tensor] = []
@@ -475,25 +482,22 @@ class RSKTSeg(OpenVocabularySegmenter):
         image = resized(image, (grid[0] * patch, grid[1] * patch))
         turned = [torch.rot90(image, k, (2, 3)) for k in self.aggregator.rotations]
         count = len(image)
-        batches = [turned] if grid[0] == grid[1] else [turned[::2], turned[1::2]]
-        found, taps = [], []
-        for number, views in enumerate(batches):
-            if not views:
-                continue
-            sides = grid if number == 0 else grid[::-1]
-            wanted = self.taps if number == 0 else ()
-            features, maps = self.clip.dense(torch.cat(views), sides, wanted)
-            found.append(features.split(count))
-            taps += maps
+        if grid[0] == grid[1]:
+            found, taps = self.clip.dense(torch.cat(turned), grid, self.taps)
+            features = list(found.split(count))
+        else:  # upright and upside down, and then the two on their sides
+            found, taps = self.clip.dense(torch.cat(turned[::2]), grid, self.taps)
+            features = list(found.split(count))
+            if turned[1:]:
+                aside, _ = self.clip.dense(torch.cat(turned[1::2]), grid[::-1])
+                features = [
+                    x for pair in zip(features, aside.split(count), strict=True) for x in pair
+                ]
         first, second = (x[:count] for x in taps)
-        if len(found) == 2:  # upright and upside down, and the two on their sides
-            features = [found[k % 2][k // 2] for k in self.aggregator.rotations]
-        else:
-            features = list(found[0])
         return features, [features[0], self.upsample1(first), self.upsample2(second)]
 
     def cost_maps(self, image: Tensor, text: Tensor, grid: tuple[int, int]) -> dict[str, Tensor]:
-        """Cosines before aggregation, mean over templates, ``(B, T, h, w)`` by stream."""
+        """See `OpenVocabularySegmenter.cost_maps`."""
         clip, _ = self._directions(image, grid)
         maps = cost_volume(clip, text, self.aggregator.rotations)
         by_direction = maps.unflatten(1, (len(clip), -1)).mean(2).unbind(1)

@@ -1,0 +1,214 @@
+"""Open-vocabulary segmentation as a task: classes are words, and may be others at every call."""
+
+import math
+import weakref
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from swath.core.data.radiometry import Radiometry
+from swath.core.errors import ConfigError
+from swath.core.palette import default_palette
+from swath.core.segmentation import SegmentationTask
+from swath.core.task import Batch
+from swath.ovseg.clip import CLIP_MEAN, CLIP_STD
+from swath.ovseg.losses import pixelwise_bce
+from swath.ovseg.metrics import SemSegMetrics
+from swath.ovseg.prompts import templates, tokenize
+from swath.ovseg.protocols import PublishedProtocol
+
+BACKGROUND = "background"
+"""Name of the class that `background` adds."""
+
+CLIP_RADIOMETRY = Radiometry(("red", "green", "blue"), "uint8", 1.0, CLIP_MEAN, CLIP_STD)
+"""8-bit RGB as CLIP wants it, for every tower."""
+
+
+class OpenVocabularyTask(SegmentationTask):
+    """Train and judge a model that scores pixels against names.
+
+    A class may have alternatives, separated by a comma and a space (``"plane, aircraft"``): each is
+    scored, and the highest counts. Scores of classes are independent: probabilities are sigmoids
+    and don't sum to 1.
+
+    Args:
+        classes: Names, with or without alternatives.
+        ensemble: Templates: ``"single"`` as published, ``"imagenet"``, ``"overhead"``, or a list of
+            sentences with ``{}``. A model made for one template gets the mean of their vectors.
+        background: Adds a last class for pixels that are none of the others: with a number, those
+            where no class is as probable as that; with names, those where one of these fits best.
+        ignore_index: Label of pixels of no class.
+        palette: A colour per class, without that of the background.
+        skip_ignored: Leave ignored pixels out of the loss; as published they are pixels of no
+            class, with target 0 for all.
+        evaluation: A published way of evaluation; default: the image's own scale.
+        radiometry: How sensor numbers become model input; default 8-bit RGB with CLIP's statistics.
+        gsd_m: Ground sampling distance the model is meant for, metres.
+
+    Raises:
+        ConfigError: If there is no class, one is empty or there twice, or too long for CLIP.
+
+    Attributes:
+        tile: Side of the tiles that scenes are cut into, px: what models are trained on.
+        activation: How logits become probabilities.
+    """
+
+    tile = 384
+    activation = "sigmoid"
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        ensemble: str | Sequence[str] = "single",
+        background: float | Sequence[str] | None = None,
+        ignore_index: int = 255,
+        palette: Sequence[Sequence[int]] | None = None,
+        skip_ignored: bool = False,
+        evaluation: PublishedProtocol | None = None,
+        radiometry: Radiometry | None = None,
+        gsd_m: float | None = None,
+    ) -> None:
+        vocabulary = [[part.strip() for part in name.split(", ")] for name in classes]
+        _check_names(classes, vocabulary)
+        self.ensemble = templates(ensemble)
+        self.threshold, negatives = _background(background)
+        if negatives:
+            vocabulary.append(negatives)
+        names = list(classes)
+        if background is not None:
+            names.append(BACKGROUND)
+            palette = [*palette, (0, 0, 0)] if palette is not None else None
+        super().__init__(
+            names,
+            radiometry=radiometry or CLIP_RADIOMETRY,
+            ignore_index=ignore_index,
+            palette=palette or default_palette(names),
+            gsd_m=gsd_m,
+        )
+        self.skip_ignored, self.protocol = skip_ignored, evaluation
+        self.tokens = tokenize([name for group in vocabulary for name in group], self.ensemble)
+        self.starts = [0]
+        for group in vocabulary:
+            self.starts.append(self.starts[-1] + len(group))
+        self._cached: tuple[Any, Any, Tensor] | None = None
+
+    def with_classes(
+        self, classes: Sequence[str], background: float | Sequence[str] | None = None
+    ) -> "OpenVocabularyTask":
+        """The same task for other classes; a single one is set against background at 0.5.
+
+        Args:
+            classes: See the class.
+            background: See there.
+
+        Raises:
+            ConfigError: See there.
+        """
+        if len(classes) == 1 and background is None:
+            background = 0.5
+        return OpenVocabularyTask(
+            classes,
+            self.ensemble,
+            background,
+            self.ignore_index,
+            None,
+            self.skip_ignored,
+            self.protocol,
+            self.radiometry,
+            self.gsd_m,
+        )
+
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """``"bce"``: texts are encoded in the same pass, so that gradients reach their tower.
+
+        Raises:
+            ConfigError: If classes have alternatives or there is a background class.
+        """
+        if self.starts != list(range(len(self.classes) + 1)):
+            raise ConfigError("train with one name for each class, and without a background class")
+        logits = model(batch["image"], self.tokens.to(batch["image"].device)).float()
+        loss = pixelwise_bce(
+            logits, batch["mask"], self.ignore_index, skip_ignored=self.skip_ignored
+        )
+        return {"bce": loss}
+
+    def text(self, model: Any) -> Tensor:
+        """Vectors of the vocabulary, computed once for a model and its weights as they are.
+
+        Args:
+            model: An `OpenVocabularySegmenter`.
+
+        Returns:
+            ``(T, P, E)``, T counting alternatives and names of the background.
+        """
+        parameters = [p for n, p in model.clip.named_parameters() if not n.startswith("visual.")]
+        state = [(p.data_ptr(), p._version, p.device) for p in parameters]
+        if self._cached is not None:
+            owner, known, features = self._cached
+            if owner() is model and known == state:
+                return features
+        with torch.no_grad():
+            found: Tensor = model.encode_text(self.tokens.to(parameters[0].device))
+        self._cached = (weakref.ref(model), state, found)
+        return found
+
+    def _logits(self, model: Any, images: Tensor) -> Tensor:
+        text = self.text(model)
+        if self.protocol is None:
+            scores = model(images, text)
+        else:
+            protocol = self.protocol
+
+            def score(image: Tensor, grid: tuple[int, int]) -> Tensor:
+                logits: Tensor = model.score(image, text, grid)
+                return logits
+
+            scores = torch.stack([protocol(score, image) for image in images]).logit(eps=1e-6)
+        return self.by_class(scores.float())
+
+    def by_class(self, scores: Tensor) -> Tensor:
+        """From logits of names ``(B, T, H, W)`` to logits of classes ``(B, K, H, W)``."""
+        if len(self.starts) - 1 < scores.shape[1]:
+            groups = [scores[:, a:b].amax(1) for a, b in pairwise(self.starts)]
+            scores = torch.stack(groups, 1)
+        if self.threshold is None:
+            return scores
+        level = math.log(self.threshold / (1 - self.threshold))
+        return torch.cat([scores, torch.full_like(scores[:, :1], level)], 1)
+
+    def metrics(self) -> SemSegMetrics:  # type: ignore[override]
+        """A fresh `SemSegMetrics` for these classes."""
+        return SemSegMetrics(self.classes, self.ignore_index)
+
+
+def _check_names(classes: Sequence[str], vocabulary: Sequence[Sequence[str]]) -> None:
+    if not classes:
+        raise ConfigError("there is no class; name at least one")
+    if isinstance(classes, str):
+        raise ConfigError(f"classes='{classes}' is one text; give a list of names")
+    seen: set[str] = set()
+    for name, group in zip(classes, vocabulary, strict=True):
+        for part in group:
+            if not part:
+                raise ConfigError(
+                    f"class {len(seen) + 1} ('{name}') has an empty name; leave it out"
+                )
+            if part.lower() in seen:
+                raise ConfigError(f"'{part}' is there twice; leave one out")
+            seen.add(part.lower())
+
+
+def _background(choice: float | Sequence[str] | None) -> tuple[float | None, list[str]]:
+    """A threshold, and names."""
+    if choice is None:
+        return None, []
+    if isinstance(choice, int | float):
+        if not 0 < choice < 1:
+            raise ConfigError(f"background={choice} must be a probability between 0 and 1")
+        return float(choice), []
+    names = [choice] if isinstance(choice, str) else list(choice)
+    _check_names(names, [[name] for name in names])
+    return None, names

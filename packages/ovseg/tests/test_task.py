@@ -1,0 +1,150 @@
+"""Vocabularies, alternatives, background, the loss, and the cache of texts."""
+
+from typing import Any
+
+import pytest
+import torch
+from torchvision import tv_tensors
+
+from swath.core.errors import ConfigError, DataError
+from swath.core.sample import Sample
+from swath.ovseg.losses import pixelwise_bce
+from swath.ovseg.prompts import SINGLE, templates, tokenize
+from swath.ovseg.protocols import PublishedProtocol
+from swath.ovseg.task import OpenVocabularyTask
+
+
+def sample(size: int = 64, labels: tuple[int, ...] = (0, 1, 255)) -> Sample:
+    torch.manual_seed(0)
+    image = torch.randint(0, 255, (3, size, size), dtype=torch.uint8)
+    choice = torch.randint(0, len(labels), (size, size))
+    mask = torch.tensor(labels)[choice].to(torch.uint8)
+    return Sample(tv_tensors.Image(image), {"mask": tv_tensors.Mask(mask)})
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ([], "no class"),
+        (["tree", " "], "empty name"),
+        (["tree", "plane, "], "empty name"),
+        (["tree", "Tree"], "'Tree' is there twice"),
+        (["tree", "bush, tree"], "'tree' is there twice"),
+        ("tree", "give a list"),
+        (["a very " * 40 + "long name"], "tokens long, 77 is the most"),
+    ],
+)
+def test_names_that_cant_be_right_are_refused(classes: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        OpenVocabularyTask(classes)
+
+
+@pytest.mark.parametrize("background", [0.0, 1.5, ["sea", "sea"], [""]])
+def test_a_background_that_cant_be_right_is_refused(background: Any) -> None:
+    with pytest.raises(ConfigError):
+        OpenVocabularyTask(["tree"], background=background)
+
+
+def test_templates_are_known_by_name_or_given() -> None:
+    assert templates("single") == SINGLE
+    assert len(templates("imagenet")) == 80
+    assert templates(["a map of {}"]) == ("a map of {}",)
+    with pytest.raises(ConfigError, match="no templates are called 'singel'; did you mean"):
+        templates("singel")
+    with pytest.raises(ConfigError, match=r"must hold .* once"):
+        templates(["a map"])
+
+
+def test_other_scripts_are_spelt_in_bytes() -> None:
+    tokens = tokenize(["здание", "建物", "Gebäude"])
+    assert tokens.shape[:2] == (3, 1)
+    assert len(tokens.unique(dim=0)) == 3
+
+
+def test_alternatives_score_by_the_best_and_background_by_threshold() -> None:
+    task = OpenVocabularyTask(["plane, aircraft", "ship"], background=0.25)
+    assert task.classes == ("plane, aircraft", "ship", "background")
+    assert len(task.tokens) == 3
+    logits = torch.tensor([1.0, 3.0, -2.0]).view(1, 3, 1, 1)
+    got = task.by_class(logits).flatten()
+    torch.testing.assert_close(got, torch.tensor([3.0, -2.0, -1.0986123]))
+    assert got[2].sigmoid() == pytest.approx(0.25)
+
+
+def test_negative_prompts_are_one_class() -> None:
+    task = OpenVocabularyTask(["ship"], background=["sea", "cloud"])
+    assert task.classes == ("ship", "background")
+    got = task.by_class(torch.tensor([1.0, -3.0, 2.0]).view(1, 3, 1, 1)).flatten()
+    assert got.tolist() == [1.0, 2.0]
+
+
+def test_a_prediction_has_one_map_for_each_class(model: Any) -> None:
+    task = OpenVocabularyTask(["plane, aircraft", "ship"], background=["sea", "cloud"])
+    batch = task.collate([sample(64), sample(40)])
+    first, second = task.predict(model, batch)
+    assert first.shape == (3, 64, 64)
+    assert second.shape == (3, 40, 40)
+
+
+def test_texts_are_encoded_once_until_weights_or_classes_change(tiny: Any) -> None:
+    model = tiny.build("catseg")
+    calls = []
+    model.clip.ln_final.register_forward_hook(lambda m, i, o: calls.append(len(o)))
+    task = OpenVocabularyTask(["tree", "ship"])
+    first = task.text(model)
+    assert task.text(model) is first
+    with torch.no_grad():
+        model.clip.text_projection.mul_(-1.0)
+    changed = task.text(model)
+    torch.testing.assert_close(changed, -first)
+    task.with_classes(("tree", "ship", "road")).text(model)
+    assert calls == [2, 2, 3]
+    model.load_state_dict(tiny.build("catseg", seed=1).state_dict())
+    assert not torch.allclose(task.text(model), changed)
+
+
+@pytest.mark.parametrize("slide", [False, True])
+def test_the_published_protocol_is_an_option(tiny: Any, slide: bool) -> None:
+    model = tiny.build("catseg")
+    small = PublishedProtocol(slide, 64, canvas=128, window=96, stride=32)
+    task = OpenVocabularyTask(["tree", "ship"], evaluation=small)
+    (scores,) = task.predict(model, task.collate([sample(50)]))
+    assert scores.shape == (2, 50, 50)
+    plain = OpenVocabularyTask(["tree", "ship"]).predict(model, task.collate([sample(50)]))[0]
+    assert not torch.allclose(scores, plain)
+
+
+def test_the_loss_counts_ignored_pixels_as_no_class_or_not_at_all() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(2, 3, 8, 8).double()
+    mask = torch.randint(0, 3, (2, 8, 8))
+    mask[:, :3] = 255
+    target = torch.nn.functional.one_hot(mask.clamp_max(3) % 255, 4)[..., :3].movedim(-1, 1)
+    target = target * (mask != 255)[:, None]
+    each = torch.nn.functional.binary_cross_entropy_with_logits(
+        logits, target.double(), reduction="none"
+    )
+    torch.testing.assert_close(pixelwise_bce(logits, mask, 255), each.mean())
+    want = each[(mask != 255)[:, None].expand_as(each)].mean()
+    torch.testing.assert_close(pixelwise_bce(logits, mask, 255, skip_ignored=True), want)
+    nothing = torch.full_like(mask, 255)
+    assert pixelwise_bce(logits, nothing, 255, skip_ignored=True) == 0
+
+
+def test_a_step_moves_what_should_learn(tiny: Any) -> None:
+    model = tiny.build("gsnet").train()
+    task = OpenVocabularyTask(["tree", "ship"])
+    batch = task.collate([sample(64), sample(64)])
+    losses = task.losses(model, batch)
+    assert list(losses) == ["bce"]
+    losses["bce"].backward()
+    block = model.clip.transformer.resblocks[0].attn
+    assert block.v_proj_weight.grad.any(), "gradients reach the text tower"
+    with pytest.raises(ConfigError, match="train with one name for each class"):
+        OpenVocabularyTask(["tree, bush", "ship"]).losses(model, batch)
+
+
+def test_masks_that_dont_fit_the_classes_are_named() -> None:
+    task = OpenVocabularyTask(["tree", "ship"])
+    with pytest.raises(DataError, match="the mask holds class 7, but there are 2 classes"):
+        task.collate([sample(labels=(0, 7))])
