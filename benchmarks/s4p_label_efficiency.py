@@ -43,7 +43,6 @@ from swath.pretrain.task import S4PTask
 from swath.pretrain.views import S4PViews, strong_view, weak_view
 
 NAME = "s4p_label_efficiency"
-ARMS = ("supervised", "strong", "S4P")
 FRACTIONS = (32, 16, 8)  # one scene of so many is labelled
 SEEDS = (3, 4, 5)  # the first study has seen 0 and 1
 POOL, JUDGED, JUDGED_SEED = 640, 200, 5_000
@@ -96,30 +95,51 @@ def weak_and_strong(size: int, scale: tuple[float, float], strength: float) -> v
     return v2.Compose([weak_view(size, scale), strong_view(strength)])
 
 
+def supervised_arm(
+    classes: Sequence[str], labelled: Spec, pool: Spec, recipe: dict[str, Any]
+) -> dict[str, Spec]:
+    """Labels alone, in the weak view."""
+    view = {"size": recipe["crop"], "scale": recipe["scale"]}
+    task = Spec(SegmentationTask, classes=classes, class_weights=recipe["class_weights"])
+    return {"task": task, "train": labelled, "augment": Spec(weak_view, **view)}
+
+
+def strong_arm(
+    classes: Sequence[str], labelled: Spec, pool: Spec, recipe: dict[str, Any]
+) -> dict[str, Spec]:
+    """Labels alone, in the weak and the strong view."""
+    view = {"size": recipe["crop"], "scale": recipe["scale"], "strength": recipe["strength"]}
+    augment = Spec(weak_and_strong, **view)
+    return supervised_arm(classes, labelled, pool, recipe) | {"augment": augment}
+
+
+def s4p_arm(
+    classes: Sequence[str], labelled: Spec, pool: Spec, recipe: dict[str, Any]
+) -> dict[str, Spec]:
+    """Labels and the unlabelled pool."""
+    view = {"size": recipe["crop"], "scale": recipe["scale"], "strength": recipe["strength"]}
+    task = Spec(
+        S4PTask,
+        classes=classes,
+        class_weights=recipe["class_weights"],
+        threshold=recipe["threshold"],
+        warmup=recipe["warmup_share"],
+        teacher=recipe["teacher"],
+    )
+    pairs = Spec(SemiSupervised, labelled=labelled, unlabelled=pool)
+    return {"task": task, "train": pairs, "augment": Spec(S4PViews, **view)}
+
+
+ARMS = {"supervised": supervised_arm, "strong": strong_arm, "S4P": s4p_arm}
+
+
 def configure(arm: str, fraction: int, seed: int, recipe: dict[str, Any]) -> TrainConfig:
     """The run of one arm; the three differ in task, data and augmentation and in nothing else."""
     classes = CLASS_SETS["landcover"].classes
-
-    def scenes(count: int) -> Spec:
-        return Spec(Rendered, count=count, seed=seed)
-
-    labelled = scenes(POOL // fraction)
-    judge = {"classes": classes, "class_weights": recipe["class_weights"]}
-    view = {"size": recipe["crop"], "scale": recipe["scale"]}
-    task, data, augment = Spec(SegmentationTask, **judge), labelled, Spec(weak_view, **view)
-    if arm == "strong":
-        augment = Spec(weak_and_strong, **view, strength=recipe["strength"])
-    if arm == "S4P":
-        told = {"threshold": recipe["threshold"], "warmup": recipe["warmup_share"]}
-        told |= {"teacher": recipe["teacher"]}
-        task = Spec(S4PTask, **judge, **told)
-        data = Spec(SemiSupervised, labelled=labelled, unlabelled=scenes(POOL))
-        augment = Spec(S4PViews, **view, strength=recipe["strength"])
+    labelled = Spec(Rendered, count=POOL // fraction, seed=seed)
+    pieces = ARMS[arm](classes, labelled, Spec(Rendered, count=POOL, seed=seed), recipe)
     return TrainConfig(
         model=Spec(UNet, in_channels=3, num_classes=len(classes), **recipe["unet"]),
-        task=task,
-        train=data,
-        augment=augment,
         optimizer=adamw_cosine(recipe["lr"], recipe["weight_decay"], recipe["warmup"]),
         iterations=recipe["iterations"],
         batch_size=recipe["batch_size"],
@@ -130,6 +150,7 @@ def configure(arm: str, fraction: int, seed: int, recipe: dict[str, Any]) -> Tra
         ema=recipe["ema"],
         channels_last=True,
         seed=seed,
+        **pieces,
     )
 
 

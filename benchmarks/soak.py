@@ -5,7 +5,8 @@
 Predictions of a small U-Net, written as GeoTIFF and GeoPackage in turn; then training runs one
 after the other on synthetic scenes with a loader process, validation and checkpoints. Memory that
 is in use is noted after each; its slope is that of a line through the second half of the notes, the
-first half being allocators' and caches' time to settle. Writes ``results/soak.json``.
+first half being allocators' and caches' time to settle. Writes ``results/soak_predictions.json``
+and ``results/soak_training.json``, each when it is through; 0 leaves one out.
 """
 
 import argparse
@@ -43,13 +44,13 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        count = arguments.predictions
-        rows = [
-            watch("predictions", predictions(folder), range(count)),
-            watch("training runs", training_runs(folder), until(60 * arguments.minutes)),
-        ]
-    record("soak", rows, minutes_of_training=arguments.minutes)
+        folder, count, minutes = Path(name), arguments.predictions, arguments.minutes
+        if count:
+            row = watch("predictions", predictions(folder), range(count))
+            record("soak_predictions", [row])
+        if minutes:
+            row = watch("training runs", training_runs(folder), until(60 * minutes))
+            record("soak_training", [row], minutes=minutes)
 
 
 def watch(what: str, act: Callable[[int], object], numbers: Any) -> dict[str, Any]:
