@@ -145,7 +145,7 @@ class Random(Strategy):
         if p is None:
             stream = (int(generator.randint(len(sizes))) for _ in itertools.count())
         else:
-            edges = np.cumsum(p)
+            edges = np.cumsum(np.array(p, np.float64) / np.sum(p))
             edges /= edges[-1]
             stream = (
                 int(edges.searchsorted(generator.random_sample(), side="right"))

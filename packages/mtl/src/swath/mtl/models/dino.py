@@ -171,7 +171,8 @@ class ContrastiveDenoising:
         far = far.repeat_interleave(len(boxes) // (2 * groups))[:, None]
         way = (noise.part + far) * (noise.sign * 2.0 - 1.0)
         corners = corners + way * boxes[:, 2:].repeat(1, 2) / 2 * self.box_noise
-        return box_convert(corners.clamp(0, 1), "xyxy", "cxcywh")
+        moved: Tensor = box_convert(corners.clamp(0, 1), "xyxy", "cxcywh")
+        return moved
 
 
 def _blocked(groups: int, group: int, matching: int) -> Tensor:
@@ -188,14 +189,14 @@ class Proposals(NamedTuple):
     Attributes:
         proposals: ``(B, S, 4)`` logits of every token's default box, infinite where it can't be.
         scores: ``(B, S)``, highest class logit of every token.
-        index: int64 ``(B, Q)``: tokens that were chosen.
+        tokens: int64 ``(B, Q)``: which were chosen.
         logits: ``(B, Q, K)`` of these.
         anchors: ``(B, Q, 4)`` logits of their boxes.
     """
 
     proposals: Tensor
     scores: Tensor
-    index: Tensor
+    tokens: Tensor
     logits: Tensor
     anchors: Tensor
 
@@ -360,7 +361,7 @@ class DINOHead(Head):
 
     def content(self, chosen: Proposals) -> Tensor:
         """Learned queries ``(B, Q, C)``, as many as tokens were chosen."""
-        batch, queries = chosen.index.shape
+        batch, queries = chosen.tokens.shape
         return self.query_embed.weight[:queries].expand(batch, -1, -1)
 
     def decode(
@@ -439,7 +440,7 @@ class DINOHead(Head):
         pad = dn.content.shape[1] if dn else 0
         logits, boxes = output.logits.float(), output.boxes.float()
         scene = Scene(targets, features.sizes, self.sync_normaliser)
-        losses = {}
+        losses: dict[str, Tensor] = {}
         names = [f"d{number}." for number in range(len(logits) - 1)] + [""]
         for name, layer_logits, layer_boxes in zip(names, logits, boxes, strict=True):
             matched = scene.match(layer_logits[:, pad:], layer_boxes[:, pad:])
@@ -606,7 +607,8 @@ def normalised(boxes: Tensor, size: Shape) -> Tensor:
     """Boxes x1, y1, x2, y2 in pixels as cx, cy, w, h in 0..1 of the image."""
     height, width = size
     side = boxes.new_tensor([width, height, width, height])
-    return box_convert(boxes, "xyxy", "cxcywh") / side
+    shares: Tensor = box_convert(boxes, "xyxy", "cxcywh") / side
+    return shares
 
 
 def _taken(values: Tensor, index: Tensor) -> Tensor:

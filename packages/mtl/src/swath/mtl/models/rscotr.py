@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from swath.core.backbones.swin import Swin, load_swin
@@ -39,6 +40,7 @@ class RSCoTr(nn.Module):
         encoder_hidden: Width of its feed-forward networks.
         points: Points its attention reads of each level.
         norm_groups: Of the channel mapper's group norms.
+        uncertainty: Learn a variance for each head's losses; see `swath.mtl.tasks.MultiTask`.
 
     Source:
         RSCoTr dossier 1.
@@ -54,6 +56,7 @@ class RSCoTr(nn.Module):
         encoder_hidden: int = 2048,
         points: int = 4,
         norm_groups: int = 32,
+        uncertainty: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -62,6 +65,9 @@ class RSCoTr(nn.Module):
             dim, encoder_depth, encoder_heads, points=points, hidden=encoder_hidden
         )
         self.heads = nn.ModuleDict(heads)
+        self.log_variances = None
+        if uncertainty:
+            self.log_variances = nn.ParameterDict({name: torch.zeros(()) for name in heads})
 
     def features(self, image: Tensor, sizes: Sequence[Shape] | None = None) -> Features:
         """What heads work with.
@@ -281,12 +287,14 @@ def _column_by_column(value: Tensor) -> Tensor:
 
     mmdet unfolds (channel, row, column), Microsoft concatenates (column, row, channel).
     """
-    return value.unflatten(-1, (-1, 2, 2)).transpose(-1, -3).flatten(-3).contiguous()
+    columns: Tensor = value.unflatten(-1, (-1, 2, 2)).transpose(-1, -3)
+    return columns.flatten(-3).contiguous()
 
 
 def _channel_by_channel(value: Tensor) -> Tensor:
     """The inverse of `_column_by_column`."""
-    return value.unflatten(-1, (2, 2, -1)).transpose(-1, -3).flatten(-3).contiguous()
+    channels: Tensor = value.unflatten(-1, (2, 2, -1)).transpose(-1, -3)
+    return channels.flatten(-3).contiguous()
 
 
 def _table(pairs: Iterable[tuple[str, str]]) -> list[tuple[re.Pattern[str], str]]:
