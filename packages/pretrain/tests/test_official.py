@@ -2,17 +2,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from swath.core.backbones.vit import ViT
 from swath.core.checkpoint.official import load_strict, load_vit
 from swath.core.checkpoint.safe import load_file
 from swath.core.checkpoint.store import save_model
-from swath.core.errors import CheckpointError
+from swath.core.errors import CheckpointError, ConfigError
 from swath.core.heads import UPerNet
 from swath.core.models.segmentation import SegmentationModel, remap_official_keys
 from swath.core.models.unet import UNet
 from swath.core.segmentation import SegmentationTask
 from swath.core.spec import Spec
+from swath.pretrain.cli import app
 from swath.pretrain.official import export_official
 
 
@@ -61,6 +63,20 @@ def test_the_backbone_alone_has_no_prefix(checkpoint: Path, tmp_path: Path) -> N
     load_vit(vit, stored)
     want = tiny().backbone.state_dict()
     assert all(value.equal(want[name]) for name, value in vit.state_dict().items())
+
+
+def test_the_command_writes_the_same_and_replaces_nothing_unasked(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    out, again = tmp_path / "a.pth", tmp_path / "b.pth"
+    run = CliRunner().invoke(app, ["export", str(checkpoint), str(out), "--backbone"])
+    counts = export_official(checkpoint, again, backbone_only=True)
+    assert run.exit_code == 0
+    assert f"{counts['tensors']} tensors" in run.output
+    assert load_file(out).keys() == load_file(again).keys()
+    refused = CliRunner().invoke(app, ["export", str(checkpoint), str(out)])
+    assert isinstance(refused.exception, ConfigError)
+    assert "say --overwrite" in str(refused.exception)
 
 
 def test_other_models_and_other_names_are_refused(checkpoint: Path, tmp_path: Path) -> None:
