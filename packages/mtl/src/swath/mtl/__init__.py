@@ -6,7 +6,22 @@ Importing this module is cheap: what needs torch is imported when it is first us
 import importlib
 from typing import Any
 
-_LAZY: dict[str, str] = {}
+_LAZY = {
+    "AdamWSteps": "swath.mtl.optim",
+    "BoxTask": "swath.mtl.tasks",
+    "DINOHead": "swath.mtl.models.dino",
+    "Head": "swath.mtl.models.heads",
+    "HeadTask": "swath.mtl.tasks",
+    "MaskDecoder": "swath.mtl.models.mask_decoder",
+    "MaskTask": "swath.mtl.tasks",
+    "MultiTask": "swath.mtl.tasks",
+    "Part": "swath.mtl.data",
+    "RSCoTr": "swath.mtl.models.rscotr",
+    "SceneClassificationTask": "swath.mtl.tasks",
+    "SceneClassifier": "swath.mtl.models.heads",
+    "TaskMixture": "swath.mtl.data",
+    "rscotr": "swath.mtl.models.rscotr",
+}
 
 __all__ = ["__version__", *sorted(_LAZY)]
 

@@ -1,0 +1,1 @@
+"""Runnable experiments of RSCoTr, listed by ``swath configs``."""
