@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from swath.core.data.detection import DetectionItems
 from swath.core.data.loader import Key, Samples
 from swath.core.errors import ConfigError, DataError, suggest
 from swath.core.sample import Sample
@@ -176,3 +177,29 @@ def chosen(parts: Mapping[str, Any], only: Sequence[str]) -> list[str]:
     if not only:
         raise ConfigError(f"no task is chosen; choose some of {', '.join(known)}")
     return [name for name in parts if name in only or head_of(name) in only]
+
+
+class WithObjects:
+    """The images of a detection set that show an object, as the official training has them.
+
+    Args:
+        dataset: A `swath.core.data.detection.DetectionItems`.
+
+    Raises:
+        DataError: If no image does.
+    """
+
+    def __init__(self, dataset: DetectionItems) -> None:
+        self.dataset = dataset
+        self._indices = [i for i in range(len(dataset)) if dataset.objects(i).names]
+        if not self._indices:
+            raise DataError("no image of the set shows an object; check its labels")
+        self.ids = [dataset.ids[i] for i in self._indices]
+        self.classes, self.palette = dataset.classes, dataset.palette
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        """One image with its objects."""
+        return self.dataset[self._indices[index]]

@@ -1,0 +1,62 @@
+"""Every config builds at full size, is what was published, and comes back from its own data."""
+
+import pytest
+import torch
+
+from swath.core.config import TrainConfig, config_names, load_config
+
+OURS = sorted(n for n, module in config_names().items() if module.startswith("swath.mtl."))
+
+PARAMETERS = {
+    "rscotr_swint_resisc_dior_potsdam": 62_552_719,
+    "rscotr_mlvl_swint_resisc_dior_potsdam": 62_482_063 + 512,  # a sixth query
+}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_builds_and_comes_back_from_its_data(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(name)
+    assert TrainConfig.from_data(config.to_data()).hash == config.hash
+    if "weights" in config.model:
+        config.model["weights"] = None
+    with torch.device("meta"):
+        model = config.model.build()
+    task = config.task.build()
+    assert set(task.heads) == set(model.heads)
+    for part in task.parts.values():
+        part.check_head(model.head(part.head))
+    rates = config.optimizer.build()
+    assert len(list(rates.groups(model))) <= 3
+    count = sum(p.numel() for p in model.parameters())
+    print(f"{name}: {count:,} parameters")
+    assert count == PARAMETERS.get(name, count)
+
+
+def test_specialists_are_the_parts_of_the_whole() -> None:
+    with torch.device("meta"):
+        models = {}
+        for name in OURS:
+            spec = load_config(name).model
+            if "weights" in spec:
+                spec["weights"] = None
+                models[name] = spec.build()
+    whole = models["rscotr_swint_resisc_dior_potsdam"].state_dict()
+    for name in ("rscotr_cls_swint_resisc", "rscotr_det_swint_dior", "rscotr_seg_swint_potsdam"):
+        own = models[name].state_dict()
+        assert {k: v.shape for k, v in own.items()}.items() <= {
+            k: v.shape for k, v in whole.items()
+        }.items()
+
+
+def test_the_published_recipe() -> None:
+    config = load_config("rscotr_swint_resisc_dior_potsdam")
+    assert [(n, p["batch_size"]) for n, p in config.train["parts"].items()] == [
+        ("cls/resisc", 16),
+        ("det/dior", 1),
+        ("seg/potsdam", 2),
+    ]
+    factor = config.optimizer.build()(torch.nn.Linear(1, 1), config.iterations).factor
+    at = [factor(step) for step in (239_999, 240_000, 284_999, 285_000)]
+    assert at == pytest.approx([1, 0.1, 0.1, 0.01])
