@@ -245,7 +245,12 @@ def check_coder(case: Fixture, coder: Any, anchors: Tensor) -> None:
 def check_det_midpoint_offset_coder(case: Fixture) -> None:
     config = case.config
     coder = MidpointOffsetCoder(
-        config["means"], config["stds"], config["wh_ratio_clip"], config["da_db_clamp"], "s5"
+        config["means"],
+        config["stds"],
+        config["wh_ratio_clip"],
+        config["da_db_clamp"],
+        "s5",
+        official_ties=True,
     )
     check_coder(case, coder, case["in/anchors_xyxy"])
 
@@ -309,6 +314,7 @@ def check_det_oriented_rcnn_mtd(case: Fixture) -> None:
         proposals=ProposalSettings(rpn["nms_pre"], rpn["nms_thr"], rpn["max_num"]),
         rpn_samples=everything,
         roi_samples=everything,
+        official_ties=True,
     ).eval()
     state = case.group("state/")
     load_strict(model, mdf_detector.remap_official_keys(state))

@@ -48,11 +48,14 @@ class Task(ABC):
         kind: ``"segmentation"``, ``"detection"``, ...: which result type comes out.
         classes: Class names in index order.
         score: Name of the figure in `Metrics.compute` by which checkpoints are compared.
+        dense: Whether a prediction holds a number for each class at each pixel, so that many
+            classes ask for smaller tiles.
     """
 
     kind: str
     classes: tuple[str, ...]
     score: str
+    dense = True
 
     @abstractmethod
     def collate(self, samples: Sequence[Sample]) -> Batch:

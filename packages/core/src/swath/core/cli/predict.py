@@ -15,10 +15,14 @@ from swath.core.cli.app import app
 from swath.core.errors import ConfigError, SwathError
 
 if TYPE_CHECKING:
+    from swath.core.inference.objects import DetectionResult
     from swath.core.inference.predictor import Predictor
     from swath.core.inference.results import SegmentationResult
 
 DEFAULT_MODEL = "swath-small"
+
+ENDINGS = {"detection": "_objects.gpkg"}
+"""What is put behind an image's name where no name is given, by the kind of task; else a mask's."""
 
 
 @app.command("predict")
@@ -36,8 +40,9 @@ def predict(
         typer.Option(
             "--out",
             "-o",
-            help="Result: .tif, .png, .gpkg or .geojson; a folder for several images. "
-            "Default: IMAGE_mask.tif beside the image.",
+            help="Result: of segmentation .tif, .png, .gpkg or .geojson; of detection .gpkg, "
+            ".geojson, .json (COCO) or .txt (DOTA); a folder for several images. Default: "
+            "IMAGE_mask.tif or IMAGE_objects.gpkg beside the image.",
         ),
     ] = None,
     weights: Annotated[
@@ -73,7 +78,10 @@ def predict(
         int | None,
         typer.Option(min=1, help="Largest tile side; default 1024, less for many classes."),
     ] = None,
-    overlap: Annotated[int, typer.Option(min=0, help="Context shared by neighbours.")] = 64,
+    overlap: Annotated[
+        int | None,
+        typer.Option(min=0, help="Context shared by neighbours; default 64, for objects 200."),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Tiles at once; default 1 on a CPU, 4 on a GPU.")
     ] = None,
@@ -103,12 +111,9 @@ def predict(
 
     `swath predict run/best.safetensors s2.tif --bands 3,2,1 --scale 0:3000`
     """
-    targets = _targets(images, out)
+    _check_folder(images, out)
     if vector is not None and len(images) > 1:
         raise ConfigError("--vector takes one image; run swath vectorise on the masks instead")
-    for path in [*targets, *([vector] if vector else [])]:
-        if path.exists() and not overwrite:
-            raise ConfigError(f"{path} exists; choose another name or say --overwrite")
     if vector is not None and vector.suffix.lower() not in (".gpkg", ".geojson"):
         raise ConfigError(f"{vector}: polygons are written as .gpkg or .geojson; change the suffix")
     numbers = _numbers(bands)
@@ -116,6 +121,10 @@ def predict(
     from swath.core.inference.predictor import load_model
 
     predictor = load_model(model, weights=weights, device=device, task=task)
+    targets = _targets(images, out, ENDINGS.get(predictor.task.kind, "_mask.tif"))
+    for path in [*targets, *([vector] if vector else [])]:
+        if path.exists() and not overwrite:
+            raise ConfigError(f"{path} exists; choose another name or say --overwrite")
     options: dict[str, Any] = {
         "tile": tile or "auto",
         "overlap": overlap,
@@ -148,15 +157,18 @@ def predict(
         sys.exit(2)
 
 
-def _targets(images: list[Path], out: Path | None) -> list[Path]:
+def _check_folder(images: list[Path], out: Path | None) -> None:
+    if out is not None and len(images) > 1 and out.suffix and not out.is_dir():
+        raise ConfigError(f"{out} must be a folder: there are {len(images)} images")
+
+
+def _targets(images: list[Path], out: Path | None, ending: str) -> list[Path]:
     """Where each result goes."""
     if out is None:
-        return [image.with_name(f"{image.stem}_mask.tif") for image in images]
+        return [image.with_name(f"{image.stem}{ending}") for image in images]
     if len(images) == 1 and not out.is_dir():
         return [out]
-    if out.suffix and not out.is_dir():
-        raise ConfigError(f"{out} must be a folder: there are {len(images)} images")
-    targets = [out / f"{image.stem}_mask.tif" for image in images]
+    targets = [out / f"{image.stem}{ending}" for image in images]
     if len(set(targets)) < len(targets):
         raise ConfigError("two images have the same name; give them different folders with --out")
     return targets
@@ -196,9 +208,12 @@ def _one(
     start = time.monotonic()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        result: SegmentationResult = predictor.predict(image, out=target, **options)
+        result: SegmentationResult | DetectionResult = predictor.predict(
+            image, out=target, **options
+        )
     seconds = time.monotonic() - start
-    written = [target, *([result.probabilities_path] if result.probabilities_path else [])]
+    probabilities = getattr(result, "probabilities_path", None)
+    written = [target, *([probabilities] if probabilities else [])]
     if vector is not None:
         written.append(result.save(vector))
     pixels = result.info.width * result.info.height
@@ -210,8 +225,7 @@ def _one(
         "crs": result.info.crs.to_string() if result.info.crs else None,
         "seconds": round(seconds, 3),
         "mpix_per_s": round(pixels / 1e6 / seconds, 3),
-        "valid_share": round(int(result.counts.sum()) / pixels, 6),
-        "shares": {name: round(share, 6) for name, share in result.shares().items()},
+        **result.summary(),
         "notes": [str(w.message) for w in caught if w.category is UserWarning],
     }
 
@@ -223,12 +237,15 @@ def _show(report: dict[str, Any]) -> None:
     for path in report["written"]:
         console.print(f"[green]written[/] {path}")
     crs = report["crs"] or "no CRS"
+    valid = f"{report['valid_share']:.1%} valid, " if "valid_share" in report else ""
     console.print(
-        f"{report['width']} x {report['height']} px, {crs}, {report['valid_share']:.1%} valid, "
+        f"{report['width']} x {report['height']} px, {crs}, {valid}"
         f"{report['seconds']:.1f} s, {report['mpix_per_s']:.2f} MPix/s"
     )
-    table = Table("class", "share", box=None)
-    for name, share in sorted(report["shares"].items(), key=lambda item: -item[1]):
-        if share:
-            table.add_row(name, f"{share:.2%}")
+    title = "share" if "shares" in report else "objects"
+    rows = report["shares"] if "shares" in report else report["objects"]
+    table = Table("class", title, box=None)
+    for name, value in sorted(rows.items(), key=lambda item: -item[1]):
+        if value:
+            table.add_row(name, f"{value:.2%}" if isinstance(value, float) else str(value))
     console.print(table)

@@ -105,10 +105,14 @@ class MidpointOffsetCoder(_Scaled):
         ratio_clip: See `RATIO_CLIP`.
         offset_clamp: Largest absolute value of da and db in decoding.
         version: Of the boxes that come out.
+        official_ties: The vertex on the right is the lowest within 0.1 px of that side, as
+            officially, and not the one that follows on the vertex at the top. Where a box is so
+            nearly horizontal or so thin that only this choice is a tie, the official numbers
+            describe a line.
 
     Source:
         Xie et al. 2021, Oriented R-CNN, arXiv:2108.05699, section 3.1; OBBDetection's
-        ``midpoint_offset_coder.py`` for vertices within 0.1 px of a side counting as on it.
+        ``midpoint_offset_coder.py`` for taking the rightmost vertex within 0.1 px of the top.
     """
 
     def __init__(
@@ -118,24 +122,24 @@ class MidpointOffsetCoder(_Scaled):
         ratio_clip: float = RATIO_CLIP,
         offset_clamp: float = 0.5,
         version: Version = "le90",
+        official_ties: bool = False,
     ) -> None:
         super().__init__(means, stds, ratio_clip)
         self.offset_clamp, self.version = offset_clamp, version
+        self.official_ties = official_ties
 
     def encode(self, anchors: Tensor, boxes: Tensor) -> Tensor:
         """Deltas ``(N, 6)`` of rotated boxes ``(N, 5)`` relative to horizontal anchors."""
         centre, sides = _centre_and_sides(anchors)
         own_centre, own_sides = _centre_and_sides(boxes_to_hbb(boxes))
-        x, y = boxes_to_quads(boxes).unbind(-1)  # (N, 4) each
+        x, y = boxes_to_quads(boxes).unbind(-1)  # (N, 4) each, clockwise
         on_top = y - y.amin(1, keepdim=True) <= 0.1
-        on_right = x.amax(1, keepdim=True) - x <= 0.1
-        touching = torch.stack(
-            (
-                x.masked_fill(~on_top, -math.inf).amax(1),
-                y.masked_fill(~on_right, -math.inf).amax(1),
-            ),
-            -1,
-        )
+        top = x.masked_fill(~on_top, -math.inf).argmax(1, keepdim=True)
+        right = (top + 1) % 4
+        if self.official_ties:
+            on_right = x.amax(1, keepdim=True) - x <= 0.1
+            right = y.masked_fill(~on_right, -math.inf).argmax(1, keepdim=True)
+        touching = torch.cat((x.gather(1, top), y.gather(1, right)), 1)
         shift, stretch = (own_centre - centre) / sides, (own_sides / sides).log()
         offset = (touching - own_centre) / own_sides
         return self._normalised(torch.cat((shift, stretch, offset), -1))

@@ -24,9 +24,9 @@ def merge_detections(
 ) -> DetectionResult:
     """Objects of a whole scene.
 
-    What several tiles saw is kept once, by class-wise suppression over the scene; and a box that a
-    tile's border has cut gives way to a whole one that contains most of it. Only boxes stay in
-    memory.
+    What several tiles saw is kept once, by class-wise suppression over the scene, in which a box
+    that a tile's border has cut gives way to any whole one; and to one that contains most of it.
+    Only boxes stay in memory.
 
     Args:
         tiles: Objects of every tile, in pixels of the tile.
@@ -44,9 +44,12 @@ def merge_detections(
         none = np.zeros((0, 5)), np.zeros(0, np.int64), np.zeros(0)
         return DetectionResult(scene.info, classes, *none, image=scene.image)
     found, cut = join(parts), torch.cat(cuts)
-    keep = nms(found, iou_threshold)
+    # what no border has cut comes first, whatever its score
+    ranked = Detections(found.boxes, found.scores + (~cut).to(found.scores), found.labels)
+    keep = nms(ranked, iou_threshold)
     found, cut = found.select(keep), cut[keep]
     found = found.select(~_parts_of_others(found, cut))
+    found = found.select(found.scores.argsort(descending=True, stable=True))
     return DetectionResult(
         scene.info,
         classes,

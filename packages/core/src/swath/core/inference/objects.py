@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from geopandas import GeoDataFrame
     from matplotlib.figure import Figure
 
-FORMATS = (".geojson", ".gpkg", ".json", ".txt")
-"""Suffixes: polygons in EPSG:4326, polygons in the image's CRS, COCO, DOTA."""
-
 
 @dataclass
 class DetectionResult:
@@ -79,6 +76,11 @@ class DetectionResult:
             ],
             axis=1,
         )
+
+    def summary(self) -> dict[str, Any]:
+        """``"objects"``: how many there are of each class."""
+        counts = np.bincount(self.labels, minlength=len(self.classes)).tolist()
+        return {"objects": dict(zip(self.classes, counts, strict=True))}
 
     def to_gdf(self) -> "GeoDataFrame":
         """Polygons with ``class``, ``class_id`` and ``score``, in the image's CRS or in pixels."""

@@ -38,6 +38,9 @@ TILE = 1024
 """Largest side of a tile where none is chosen, px: larger ones drop out of the processor's caches,
 of smaller ones more is overlap (`benchmarks/tiled_prediction.py`)."""
 
+OVERLAP = 64
+"""Context that tiles share where none is chosen, px."""
+
 TILE_BYTES = 48 << 20
 """Most that the logits of such a tile may take; many classes make it smaller than `TILE`. Not less
 than 32 MB: below, glibc keeps what is freed, in pieces, instead of giving it back at once."""
@@ -99,7 +102,7 @@ class Predictor:
         image: Any,
         *,
         tile: int | Literal["auto"] | None = "auto",
-        overlap: int = 64,
+        overlap: int | None = None,
         blend: int = 32,
         batch_size: int | None = None,
         device: torch.device | str | None = None,
@@ -122,7 +125,8 @@ class Predictor:
                 less where there are so many classes that the logits of a tile would pass
                 `TILE_BYTES`; None runs the image in one piece.
             overlap: Context that neighbouring tiles share and discard; at least the model's
-                receptive field makes the result independent of the tiling.
+                receptive field makes the result independent of the tiling. None takes the task's
+                ``overlap`` or else `OVERLAP`.
             blend: Width of the band in which neighbours are cross-faded.
             batch_size: Tiles at once; None takes 4 on a GPU and 1 on a CPU, where more only costs
                 memory.
@@ -162,6 +166,7 @@ class Predictor:
             chosen = tuple(info.image_bands if bands is None else bands)
             self._check(task, info, chosen, target)
             align = self._align()
+            overlap = getattr(task, "overlap", OVERLAP) if overlap is None else overlap
             if tile == "auto":
                 tile = _auto_tile(task, overlap, blend, align)
             plan = plan_tiles(info.height, info.width, tile, overlap, blend, align)
@@ -322,8 +327,9 @@ def _fast(model: nn.Module) -> nn.Module:
 
 def _auto_tile(task: Task, overlap: int, blend: int, align: int) -> int:
     """The largest multiple of ``align`` within the limits that the overlaps allow."""
-    side = math.isqrt(TILE_BYTES // (4 * max(len(task.classes), 1)))
-    side = min(getattr(task, "tile", TILE), side)
+    side = getattr(task, "tile", TILE)
+    if task.dense:
+        side = min(side, math.isqrt(TILE_BYTES // (4 * max(len(task.classes), 1))))
     return max(side // align * align, smallest_tile(overlap, blend, align))
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from xarray import DataArray
 
 FORMATS: dict[str, tuple[str, ...]] = {
+    "detection": (".geojson", ".gpkg", ".json", ".txt"),
     "segmentation": (".tif", ".tiff", ".png", ".gpkg", ".geojson"),
 }
 """Suffixes a result can be saved under, by the kind of task."""
@@ -98,6 +99,12 @@ class SegmentationResult:
         return {
             name: int(count) / total for name, count in zip(self.classes, self.counts, strict=True)
         }
+
+    def summary(self) -> dict[str, Any]:
+        """``"valid_share"`` of the pixels, and ``"shares"`` of the classes among these."""
+        pixels = self.info.width * self.info.height
+        shares = {name: round(share, 6) for name, share in self.shares().items()}
+        return {"valid_share": round(int(self.counts.sum()) / pixels, 6), "shares": shares}
 
     def save(self, path: str | Path) -> Path:
         """Write the map in the format its suffix says.

@@ -92,6 +92,7 @@ class OrientedRPN(nn.Module):
         version: See `Preset`.
         proposals: How they are chosen.
         samples: Anchors of an image that are learnt from.
+        official_ties: See `MidpointOffsetCoder`.
 
     Source:
         Xie et al. 2021, section 3.1; S5 dossier a.5.
@@ -104,13 +105,14 @@ class OrientedRPN(nn.Module):
         version: Version,
         proposals: ProposalSettings,
         samples: int = 256,
+        official_ties: bool = False,
     ) -> None:
         super().__init__()
         self.rpn_conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.rpn_cls = nn.Conv2d(channels, anchors.per_cell, 1)
         self.rpn_reg = nn.Conv2d(channels, anchors.per_cell * 6, 1)
         self.anchors, self.proposals, self.samples = anchors, proposals, samples
-        self.coder = MidpointOffsetCoder(version=version)
+        self.coder = MidpointOffsetCoder(version=version, official_ties=official_ties)
         for conv in (self.rpn_conv, self.rpn_cls, self.rpn_reg):
             _draw(conv, 0.01)
 
@@ -315,6 +317,7 @@ class OrientedRCNNHead(nn.Module):
         score_threshold: Least score of an object.
         iou_threshold: Of objects of a class.
         max_detections: Most objects in an image.
+        official_ties: See `MidpointOffsetCoder`; changes what is learnt, not what is found.
 
     Raises:
         ConfigError: If there is no such preset.
@@ -335,6 +338,7 @@ class OrientedRCNNHead(nn.Module):
         score_threshold: float = 0.05,
         iou_threshold: float = 0.1,
         max_detections: int = 2000,
+        official_ties: bool = False,
     ) -> None:
         super().__init__()
         if preset not in PRESETS:
@@ -343,7 +347,12 @@ class OrientedRCNNHead(nn.Module):
         self.neck = FPN(in_channels, channels, num_outs=len(strides) + 1)
         anchors = AnchorGenerator((*strides, 2 * strides[-1]), scale=anchor_scale)
         self.rpn_head = OrientedRPN(
-            channels, anchors, chosen.version, proposals or ProposalSettings(), rpn_samples
+            channels,
+            anchors,
+            chosen.version,
+            proposals or ProposalSettings(),
+            rpn_samples,
+            official_ties,
         )
         self.roi_head = RotatedRoIHead(
             channels, num_classes, strides, chosen, fc_channels, roi_samples
