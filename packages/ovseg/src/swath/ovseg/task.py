@@ -52,6 +52,7 @@ class OpenVocabularyTask(SegmentationTask):
         ConfigError: If there is no class, one is empty or there twice, or too long for CLIP.
 
     Attributes:
+        names: What is looked for: classes, their alternatives, and names of the background.
         tile: Side of the tiles that scenes are cut into, px: what models are trained on.
         activation: How logits become probabilities.
     """
@@ -89,7 +90,8 @@ class OpenVocabularyTask(SegmentationTask):
             gsd_m=gsd_m,
         )
         self.skip_ignored, self.protocol = skip_ignored, evaluation
-        self.tokens = tokenize([name for group in vocabulary for name in group], self.ensemble)
+        self.names = tuple(name for group in vocabulary for name in group)
+        self.tokens = tokenize(self.names, self.ensemble)
         self.starts = [0]
         for group in vocabulary:
             self.starts.append(self.starts[-1] + len(group))

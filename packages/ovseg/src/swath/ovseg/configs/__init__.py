@@ -1,0 +1,1 @@
+"""Runnable experiments of open-vocabulary segmentation, listed by ``swath configs``."""

@@ -1,0 +1,78 @@
+"""Models that begin with the weights their papers begin with: CLIP, RemoteCLIP and the specialist.
+
+All from local files in the formats they are published in; nothing is fetched.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from swath.core.checkpoint.fetch import locate
+from swath.core.checkpoint.official import load_strict
+from swath.core.checkpoint.safe import load_any, load_file
+from swath.core.errors import CheckpointError
+from swath.ovseg.clip import CLIP, clip_arguments, remap_clip_keys
+from swath.ovseg.dino import DINO, remap_dino_keys
+from swath.ovseg.models.base import OpenVocabularySegmenter
+from swath.ovseg.torchscript import is_torchscript, read_torchscript
+
+
+def load_clip(clip: CLIP, path: str | Path, *, round_to_half: bool = True) -> None:
+    """Load a CLIP file: OpenAI's, RemoteCLIP's, GeoRSCLIP's, or any other in their layout.
+
+    Args:
+        clip: Takes the weights.
+        path: The file.
+        round_to_half: See `swath.ovseg.clip.remap_clip_keys`.
+
+    Raises:
+        CheckpointError: If it is no CLIP, or one of another size.
+    """
+    file = locate(path)
+    state = read_torchscript(file) if is_torchscript(file) else load_file(file)
+    clip_arguments(state)  # says what is missing if it is no CLIP
+    load_strict(clip, remap_clip_keys(state, round_to_half=round_to_half), where=str(path))
+
+
+def load_specialist(vit: DINO, path: str | Path) -> None:
+    """Load a DINO file, its teacher if it holds both.
+
+    Args:
+        vit: Takes the weights.
+        path: The file.
+
+    Raises:
+        CheckpointError: If it is another model.
+    """
+    file = locate(path)
+    content = load_any(file)
+    state = load_file(file, key="teacher") if "teacher" in content else load_file(file)
+    load_strict(vit, remap_dino_keys(state), where=str(path))
+
+
+def pretrained(
+    model: OpenVocabularySegmenter, weights: Mapping[str, str | Path] | None = None
+) -> OpenVocabularySegmenter:
+    """A model with the weights of its towers from their own files.
+
+    Args:
+        model: CAT-Seg, GSNet or RSKT-Seg as built.
+        weights: Files by tower: ``"clip"``, ``"remote_clip"``, ``"specialist"``.
+
+    Returns:
+        The model.
+
+    Raises:
+        CheckpointError: If a file doesn't fit its tower, or the model has no such tower.
+    """
+    for name, path in (weights or {}).items():
+        tower: Any = getattr(model, name, None)
+        if tower is None:
+            raise CheckpointError(
+                f"{path}: this {type(model).__name__} has no {name}; leave it out"
+            )
+        if isinstance(tower, CLIP):
+            load_clip(tower, path)
+        else:
+            load_specialist(tower.vit, path)
+    return model
