@@ -53,6 +53,7 @@ def referring_losses(
     target: Tensor,
     dice_weight: float = 0.1,
     dice_reduction: Literal["sum", "mean"] = "sum",
+    object_weight: float = 1.1,
 ) -> dict[str, Tensor]:
     """The two parts, weighted, by name; their sum is the loss.
 
@@ -61,8 +62,9 @@ def referring_losses(
         target: int64 ``(B, H, W)``.
         dice_weight: Weight of the Dice loss; the cross-entropy has the rest to 1.
         dice_reduction: See `dice`.
+        object_weight: See `cross_entropy`.
     """
     return {
-        "ce": (1 - dice_weight) * cross_entropy(logits, target),
+        "ce": (1 - dice_weight) * cross_entropy(logits, target, object_weight),
         "dice": dice_weight * dice(logits, target, dice_reduction),
     }

@@ -1,0 +1,506 @@
+"""The eight tasks of RemoteSAM: what is asked, and what is made of the probability maps.
+
+Paper: RemoteSAM, Yao et al. 2025, arXiv:2505.18022, section 3.3. Official code:
+https://github.com/1e12Leon/RemoteSAM, `tasks/code/model.py`; dossier section 3.
+
+None needs training: a task asks the network for a sentence, or for every class as "NAME in the
+image", and the rest is `swath.refseg.postprocess`. What doesn't depend on the sentence is computed
+once per image, classes are asked in batches of bounded size, and the words of sentences are kept
+for the next image.
+"""
+
+import copy
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from swath.core.data.radiometry import Radiometry
+from swath.core.errors import ConfigError, suggest
+from swath.core.geo.raster import GeoImage, open_raster
+from swath.core.inference.answers import CaptionResult, ClassificationResult
+from swath.core.inference.objects import DetectionResult
+from swath.core.inference.results import SegmentationResult
+from swath.core.inference.tiler import Scene, TilePrediction, blend_logits, blend_segmentation
+from swath.core.palette import default_palette
+from swath.core.sample import Sample
+from swath.core.task import Batch, Metrics, Task
+from swath.core.viz.overlay import display_rgb
+from swath.refseg import captions, postprocess
+from swath.refseg.epoc import THRESHOLD, Epoc
+from swath.refseg.models.remotesam import RemoteSAM
+from swath.refseg.preprocess import Fit, fitted, squared
+from swath.refseg.results import ChosenClass, CountedObjects, PresentClasses
+from swath.refseg.task import ReferringTask
+from swath.refseg.text import PROMPT, WordPieces
+
+Regions = Literal["auto", "scene", "tile"]
+"""What of a large image is looked at in one piece: all of it, shrunk, so that "on the right" means
+the right of the scene and small objects are lost; or tiles at full resolution, where it means the
+right of every tile. ``"auto"`` takes the scene for a sentence of the user's, and for classes tiles
+where the image is more than twice as large as the network's input."""
+
+EMPTY = (0, 0, 0)
+
+
+class Ask(Task):
+    """One of the eight tasks; made by `ask`.
+
+    Args:
+        whole: What the model was trained for: its tokeniser, input size and radiometry.
+
+    Attributes:
+        classes: Names that are asked for, or the name of what a sentence means.
+        takes: ``"classes"`` or ``"text"``.
+        regions: See `Regions`.
+        fit: See `swath.refseg.preprocess.Fit`.
+        sentences_at_once: How many sentences go through the network together: memory is bounded by
+            it whatever the number of classes.
+    """
+
+    score = "oIoU"
+    takes: ClassVar[Literal["classes", "text"]] = "classes"
+
+    def __init__(self, whole: ReferringTask) -> None:
+        self.radiometry: Radiometry = whole.radiometry
+        self.tokenizer, self.input_size = whole.tokenizer, whole.input_size
+        self.classes: tuple[str, ...] = ()
+        self.prompts: tuple[str, ...] = ()
+        self.regions: Regions = "auto"
+        self.fit: Fit = "resize"
+        self.sentences_at_once = 4
+
+    def with_classes(self, classes: Sequence[str]) -> Self:
+        """The task for these classes.
+
+        Raises:
+            ConfigError: If there are none, one is empty, or the task takes a sentence.
+        """
+        if self.takes == "text":
+            raise ConfigError(f"{self.kind} takes a sentence, not classes; give text")
+        names = postprocess.check_classes(classes)
+        return self._asking(names, tuple(PROMPT.format(name) for name in names))
+
+    def with_text(self, text: str) -> Self:
+        """The task for this sentence.
+
+        Raises:
+            ConfigError: If it is empty, or the task takes classes.
+        """
+        if self.takes == "classes":
+            raise ConfigError(f"{self.kind} takes class names, not a sentence; give classes")
+        if not text.strip():
+            raise ConfigError("the sentence is empty; say what to look for")
+        return self._asking((text.strip(),), (text.strip(),))
+
+    def _asking(self, classes: tuple[str, ...], prompts: tuple[str, ...]) -> Self:
+        asked = copy.copy(self)
+        asked.classes, asked.prompts = classes, prompts
+        self.tokenizer.warn(prompts)
+        return asked
+
+    def with_options(self, **options: Any) -> Self:
+        """The task with other values for its attributes.
+
+        Raises:
+            ConfigError: If it has no such option.
+        """
+        changed = copy.copy(self)
+        for name, value in options.items():
+            if name not in vars(self):
+                raise ConfigError(
+                    f"{self.kind} has no option '{name}'{suggest(name, list(vars(self)))}"
+                )
+            setattr(changed, name, value)
+        return changed
+
+    def auto_tile(self, height: int, width: int) -> int | None:
+        """Largest side of a tile of such an image, or None for one piece; see `Regions`."""
+        tiled = self.regions == "tile" or (
+            self.regions == "auto"
+            and self.takes == "classes"
+            and max(height, width) > 2 * self.input_size
+        )
+        return self.input_size if tiled else None
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """Images fitted to the network, ``"image"``, and their ``"sizes"`` before padding."""
+        if not self.prompts:
+            raise ConfigError(f"{self.kind}: say what to look for, with {self.takes}=...")
+        images, sizes = [], []
+        for sample in samples:
+            raw = sample.image.as_subclass(Tensor)
+            dtype = str(raw.dtype).removeprefix("torch.")
+            where = str(sample.meta.get("path", "the image"))
+            self.radiometry.check(dtype, raw.shape[0], where=where)
+            image = self.radiometry(fitted(raw, self.input_size, self.fit))
+            sizes.append((image.shape[-2], image.shape[-1]))
+            images.append(squared(image, self.input_size, self.fit))
+        return {"image": torch.stack(images), "sizes": sizes}
+
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """None of the eight is trained by itself.
+
+        Raises:
+            ConfigError: Always.
+        """
+        raise ConfigError(f"{self.kind} isn't trained by itself; train a ReferringTask")
+
+    def metrics(self) -> Metrics:
+        """See `swath.refseg.protocols`, which judges each task on its data sets.
+
+        Raises:
+            ConfigError: Always.
+        """
+        raise ConfigError(f"{self.kind} is judged by swath refseg test")
+
+    @torch.no_grad()
+    def predict(self, model: nn.Module, batch: Batch) -> list[Tensor]:
+        """Margins ``(K, h, w)`` of each image: the object's logit less the other, by prompt."""
+        assert isinstance(model, RemoteSAM)
+        words, mask = self._words(model)
+        return [
+            margins(model, image[None], words, mask, self.sentences_at_once)[:, :height, :width]
+            for image, (height, width) in zip(batch["image"], batch["sizes"], strict=True)
+        ]
+
+    def _words(self, model: RemoteSAM) -> tuple[Tensor, Tensor]:
+        device = next(model.parameters()).device
+        rows = [_encoded(model, self.tokenizer, prompt, device) for prompt in self.prompts]
+        return torch.cat([words for words, _ in rows]), torch.cat([mask for _, mask in rows])
+
+    def merge(self, tiles: Iterable[Any], scene: Any) -> Any:
+        """Make the answer of the margins of a scene's tiles."""
+        if len(scene.plan) == 1:
+            (only,) = tiles
+            size = scene.info.height, scene.info.width
+            return self.answer(_whole(only, size, len(self.prompts)), only.valid, scene)
+        return self.answer(*_gathered(_at_tile_size(tiles), scene, len(self.prompts)), scene)
+
+    def answer(self, margins: Tensor, valid: NDArray[np.bool_] | None, scene: Scene) -> Any:
+        """The result.
+
+        Args:
+            margins: ``(K, h, w)``, of the whole image at the network's size or the image's own.
+            valid: ``(H, W)``, pixels that the sensor saw, or None if it saw all.
+            scene: The image.
+        """
+        raise NotImplementedError
+
+    def maps(
+        self, margins: Tensor, valid: NDArray[np.bool_] | None, scene: Scene
+    ) -> tuple[postprocess.Mask, postprocess.Probabilities]:
+        """Masks and probabilities ``(K, H, W)`` at the image's size, 0 where nothing was seen."""
+        size = scene.info.height, scene.info.width
+        masks, probabilities = postprocess.as_maps(margins, size)
+        if valid is not None and not valid.all():
+            masks[:, ~valid], probabilities[:, ~valid] = 0, 0
+        return masks, probabilities
+
+
+class _Segmenting(Ask):
+    """Tasks whose answer is a map: background, or the surest of what was asked for."""
+
+    def merge(self, tiles: Iterable[Any], scene: Any) -> SegmentationResult:
+        """Blend the tiles' logits, streaming: memory doesn't grow with the scene."""
+        task = copy.copy(self)
+        task.classes = ("background", *self.classes)
+        task.palette = (EMPTY, *default_palette(len(self.classes)))  # type: ignore[attr-defined]
+        resized = (_with_background(tile) for tile in _at_tile_size(tiles))
+        return blend_segmentation(resized, replace(scene, task=task))
+
+
+class ReferringSegmentation(_Segmenting):
+    """The mask of what a sentence means: a `SegmentationResult`, 1 where it means."""
+
+    kind = "segmentation"
+    takes = "text"
+
+
+class SemanticSegmentation(_Segmenting):
+    """A map of classes: a `SegmentationResult`, 0 where none was found.
+
+    Officially classes don't compete; where several are found the surest has the pixel here. The
+    masks of each by itself are those of `RemoteSAMPredictor.masks`.
+    """
+
+    kind = "segmentation"
+
+
+class Detection(Ask):
+    """Boxes around the objects of each class: a `DetectionResult`.
+
+    Attributes:
+        oriented: Rectangles of least area instead of upright boxes.
+        use_epoc: A boundary model that tells touching objects apart, or None.
+        epoc_threshold: Boundary probability above which it does.
+    """
+
+    kind = "detection"
+
+    def __init__(self, whole: ReferringTask) -> None:
+        super().__init__(whole)
+        self.oriented = False
+        self.use_epoc: Epoc | None = None
+        self.epoc_threshold = THRESHOLD
+
+    def answer(self, margins: Tensor, valid: NDArray[np.bool_] | None, scene: Scene) -> Any:
+        """See `Ask.answer`."""
+        return _as_detections(DetectionResult, self.boxes(margins, valid, scene), self, scene)
+
+    def boxes(
+        self, margins: Tensor, valid: NDArray[np.bool_] | None, scene: Scene
+    ) -> dict[str, postprocess.Boxes]:
+        """Boxes by class; see `swath.refseg.postprocess.Boxes`."""
+        masks, probabilities = self.maps(margins, valid, scene)
+        edges = None
+        if self.use_epoc is not None:
+            edges = self.use_epoc(_rgb(scene)) > self.epoc_threshold
+        return {
+            name: postprocess.detect(mask, probability, edges, oriented=self.oriented)
+            for name, mask, probability in zip(self.classes, masks, probabilities, strict=True)
+        }
+
+
+class Counting(Detection):
+    """How many objects there are of each class, and where: `CountedObjects`.
+
+    Attributes:
+        min_areas: Boxes of no more than this area in square pixels don't count, by class; the
+            official evaluation takes 0.8 times `swath.refseg.sets.DIOR_PRIORS`.
+    """
+
+    kind = "counting"
+
+    def __init__(self, whole: ReferringTask) -> None:
+        super().__init__(whole)
+        self.min_areas: dict[str, float] = {}
+
+    def answer(self, margins: Tensor, valid: NDArray[np.bool_] | None, scene: Scene) -> Any:
+        """See `Ask.answer`."""
+        found = {
+            name: postprocess.larger_than(boxes, self.min_areas.get(name, 0.0))
+            for name, boxes in self.boxes(margins, valid, scene).items()
+        }
+        return _as_detections(CountedObjects, found, self, scene)
+
+
+class VisualGrounding(Ask):
+    """The rectangle around all that a sentence means: a `DetectionResult` of at most one box."""
+
+    kind = "detection"
+    takes = "text"
+
+    def answer(self, margins: Tensor, valid: NDArray[np.bool_] | None, scene: Scene) -> Any:
+        """See `Ask.answer`."""
+        masks, probabilities = self.maps(margins, valid, scene)
+        parts = postprocess.mask_to_boxes(masks[0], probabilities[0])
+        around = postprocess.enclosing(parts)
+        found = np.zeros((0, 5)) if around is None else np.array([[*around, parts[:, 4].max()]])
+        return _as_detections(DetectionResult, {self.classes[0]: found}, self, scene)
+
+
+class MultiLabelClassification(Ask):
+    """Which of several classes an image shows: `PresentClasses`.
+
+    Attributes:
+        balance: Weight of the largest probability in a class's score; the mean has the rest.
+    """
+
+    kind = "multi-label classification"
+
+    def __init__(self, whole: ReferringTask) -> None:
+        super().__init__(whole)
+        self.balance = 0.5
+
+    def answer(self, margins: Tensor, valid: NDArray[np.bool_] | None, scene: Scene) -> Any:
+        """See `Ask.answer`."""
+        return PresentClasses(self.classes, _presence(margins, self.balance))
+
+
+class MultiClassClassification(Ask):
+    """Which one of several classes an image shows: `ChosenClass`.
+
+    Attributes:
+        balance: See `MultiLabelClassification`.
+    """
+
+    kind = "classification"
+
+    def __init__(self, whole: ReferringTask) -> None:
+        super().__init__(whole)
+        self.balance = 1.0
+
+    def answer(self, margins: Tensor, valid: NDArray[np.bool_] | None, scene: Scene) -> Any:
+        """See `Ask.answer`."""
+        answer: ClassificationResult = ChosenClass(self.classes, _presence(margins, self.balance))
+        return answer
+
+
+class Captioning(Detection):
+    """A sentence or two about what is where: a `CaptionResult`.
+
+    Attributes:
+        region_split: Number of regions that are spoken of, 4 or 9.
+        seed: Of the choice of words.
+    """
+
+    kind = "captioning"
+
+    def __init__(self, whole: ReferringTask) -> None:
+        super().__init__(whole)
+        self.region_split, self.seed = 9, 0
+
+    def answer(self, margins: Tensor, valid: NDArray[np.bool_] | None, scene: Scene) -> Any:
+        """See `Ask.answer`."""
+        found = {name: b.tolist() for name, b in self.boxes(margins, valid, scene).items()}
+        choose = captions.chooser(random.Random(self.seed))
+        size = scene.info.height, scene.info.width
+        return CaptionResult(captions.caption(found, *size, self.region_split, choose))
+
+
+class IndependentMasks(Ask):
+    """Mask and probabilities of each class by itself, by name; not one of the eight."""
+
+    kind = "masks"
+
+    def answer(self, margins: Tensor, valid: NDArray[np.bool_] | None, scene: Scene) -> Any:
+        """See `Ask.answer`."""
+        maps = zip(*self.maps(margins, valid, scene), strict=True)
+        return dict(zip(self.classes, maps, strict=True))
+
+
+TASKS: dict[str, type[Ask]] = {
+    "referring_seg": ReferringSegmentation,
+    "semantic_seg": SemanticSegmentation,
+    "detection": Detection,
+    "visual_grounding": VisualGrounding,
+    "multi_label_cls": MultiLabelClassification,
+    "multi_class_cls": MultiClassClassification,
+    "captioning": Captioning,
+    "counting": Counting,
+}
+"""The eight tasks by their official names."""
+
+_MORE: dict[str, type[Ask]] = {"masks": IndependentMasks}
+
+SHORT = {"referring": "referring_seg", "semantic": "semantic_seg", "grounding": "visual_grounding"}
+"""Other names for some of them."""
+
+
+def ask(name: str, whole: ReferringTask) -> Ask:
+    """One of the eight tasks for a trained model.
+
+    Raises:
+        ConfigError: If there is no such task; suggests the nearest.
+    """
+    full = SHORT.get(name, name)
+    if full not in TASKS | _MORE:
+        raise ConfigError(f"unknown task '{name}'{suggest(name, [*TASKS, *SHORT])}")
+    return (TASKS | _MORE)[full](whole)
+
+
+def margins(
+    model: RemoteSAM, image: Tensor, words: Tensor, mask: Tensor, at_once: int = 4
+) -> Tensor:
+    """The object's logit less the other for each of K sentences, looking at the image once.
+
+    Args:
+        model: The network.
+        image: ``(1, 3, H, W)``.
+        words: ``(K, N, D)``, see `RemoteSAM.encode_text`.
+        mask: ``(K, N)``.
+        at_once: Sentences that go through the network together.
+
+    Returns:
+        ``(K, H, W)``, float32.
+    """
+    looked = model.look(image)
+    found = [
+        model.decode(looked, some, present, image.shape[-2:]).float()
+        for some, present in zip(words.split(at_once), mask.split(at_once), strict=True)
+    ]
+    return torch.cat([logits[:, 1] - logits[:, 0] for logits in found])
+
+
+@lru_cache(maxsize=4096)
+def _encoded(
+    model: RemoteSAM, tokenizer: WordPieces, prompt: str, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Words ``(1, N, D)`` and mask ``(1, N)`` of a prompt, kept for the next image."""
+    ids, mask = (x.to(device) for x in tokenizer([prompt]))
+    return model.encode_text(ids, mask), mask
+
+
+def _presence(margins: Tensor, balance: float) -> tuple[float, ...]:
+    return tuple(postprocess.presence(m.sigmoid().cpu().numpy(), balance) for m in margins)
+
+
+def _whole(only: TilePrediction[Tensor], size: tuple[int, int], count: int) -> Tensor:
+    """The margins of an image that was looked at in one piece; nothing, if nothing was seen."""
+    if only.prediction is None:
+        return torch.full((count, *size), -torch.inf)
+    return only.prediction.cpu()
+
+
+def _at_tile_size(tiles: Iterable[TilePrediction[Tensor]]) -> Iterator[TilePrediction[Tensor]]:
+    """Tiles whose margins are as large as they are, by nearest neighbour."""
+    for tile in tiles:
+        if tile.prediction is None:
+            yield tile
+            continue
+        window = tile.tile.window
+        size = int(window.height), int(window.width)
+        yield replace(tile, prediction=F.interpolate(tile.prediction[None], size=size)[0])
+
+
+def _with_background(tile: TilePrediction[Tensor]) -> TilePrediction[Tensor]:
+    """Margins as logits of classes that compete with each other and with 0, the background."""
+    if tile.prediction is None:
+        return tile
+    return replace(tile, prediction=F.pad(tile.prediction, (0, 0, 0, 0, 1, 0)))
+
+
+def _gathered(
+    tiles: Iterable[TilePrediction[Tensor]], scene: Scene, count: int
+) -> tuple[Tensor, NDArray[np.bool_]]:
+    """The margins of all tiles, cross-faded, and which pixels were seen."""
+    size = scene.info.height, scene.info.width
+    whole, seen = torch.full((count, *size), -torch.inf), np.zeros(size, dtype=bool)
+    for tile, part, valid in blend_logits(tiles, scene.plan):
+        if part is not None and valid is not None:
+            here = tile.settled.toslices()
+            whole[:, *here], seen[here] = part.cpu(), valid
+    return whole, seen
+
+
+def _as_detections(
+    kind: type[DetectionResult], found: dict[str, postprocess.Boxes], task: Ask, scene: Scene
+) -> DetectionResult:
+    labels = [np.full(len(boxes), i) for i, boxes in enumerate(found.values())]
+    boxes = np.concatenate(list(found.values()))
+    corners = postprocess.to_rotated(boxes) if boxes.shape[1] == 9 else boxes[:, :4]
+    return kind(
+        info=scene.info,
+        classes=task.classes,
+        boxes=corners,
+        labels=np.concatenate(labels).astype(np.int64),
+        scores=boxes[:, -1],
+        image=scene.image,
+    )
+
+
+def _rgb(scene: Scene) -> NDArray[np.uint8]:
+    """The image for the boundary model, ``(H, W, 3)``."""
+    if isinstance(scene.image, GeoImage):
+        return display_rgb(scene.image.array, scene.image.valid)
+    with open_raster(scene.image) as raster:
+        array, valid = raster.read(bands=raster.info.image_bands)
+    return display_rgb(array, valid)

@@ -1,0 +1,1 @@
+"""Runnable experiments; `swath configs` lists them."""

@@ -1,0 +1,251 @@
+import json
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+import torch
+from rasterio.crs import CRS
+from rasterio.transform import from_origin
+
+from swath.core.errors import ConfigError, DataError
+from swath.core.sample import Sample
+from swath.refseg.asks import TASKS, margins
+from swath.refseg.models.remotesam import RemoteSAM
+from swath.refseg.predictor import RemoteSAMPredictor
+from swath.refseg.task import ReferringTask
+from swath.refseg.text import PROMPT
+
+SIDE = 64
+CLASSES = ["vehicle", "building", "water"]
+ARGUMENTS = {
+    name: {"text": "the red vehicle"} if kind.takes == "text" else {"classes": CLASSES}
+    for name, kind in TASKS.items()
+}
+
+
+def picture(height: int = 70, width: int = 50, bands: int = 3) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (height, width, bands), dtype=np.uint8)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Path:
+    path = tmp_path / "scene.tif"
+    profile = {
+        "driver": "GTiff", "width": 150, "height": 90, "count": 3, "dtype": "uint8",
+        "crs": CRS.from_epsg(32633), "transform": from_origin(500_000, 5_400_000, 0.5, 0.5),
+    }  # fmt: skip
+    with rasterio.open(path, "w", **profile) as file:
+        file.write(picture(90, 150).transpose(2, 0, 1))
+    return path
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_answers_the_same_twice(predictor: RemoteSAMPredictor, name: str) -> None:
+    first, second = (predictor.predict(picture(), task=name, **ARGUMENTS[name]) for _ in range(2))
+    if hasattr(first, "mask"):
+        np.testing.assert_array_equal(first.mask, second.mask)
+        assert first.mask.shape == (70, 50)
+    elif hasattr(first, "boxes"):
+        np.testing.assert_array_equal(first.boxes, second.boxes)
+    else:
+        assert first == second
+
+
+def test_masks_are_the_networks_argmax_resized_by_nearest_neighbour(
+    predictor: RemoteSAMPredictor, model: RemoteSAM, task: ReferringTask
+) -> None:
+    image = picture(task.input_size, task.input_size)
+    ids, present = task.tokenizer([PROMPT.format(name) for name in CLASSES])
+    pixels = task.image(Sample(torch.from_numpy(image.transpose(2, 0, 1).copy())))
+    with torch.no_grad():
+        logits = torch.cat(
+            [model(pixels[None], i[None], p[None]) for i, p in zip(ids, present, strict=True)]
+        )
+    found = predictor.masks(image, CLASSES)
+    for name, scores in zip(CLASSES, logits, strict=True):
+        mask, probability = found[name]
+        np.testing.assert_allclose(probability, scores.softmax(0)[1].numpy(), atol=1e-4)
+        unsure = (scores[0] - scores[1]).abs().numpy() < 1e-4
+        assert ((mask == scores.argmax(0).numpy()) | unsure).all()
+
+
+def test_the_number_of_sentences_at_once_changes_nothing(predictor: RemoteSAMPredictor) -> None:
+    one, all_ = (predictor.masks(picture(), CLASSES, sentences_at_once=count) for count in (1, 64))
+    for name in CLASSES:
+        np.testing.assert_allclose(one[name][1], all_[name][1], atol=1e-5)
+
+
+def test_an_image_is_looked_at_once_whatever_the_number_of_classes(
+    predictor: RemoteSAMPredictor, model: RemoteSAM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, reads = [], []
+    look, encode = model.look, model.encode_text
+    monkeypatch.setattr(model, "look", lambda image: looks.append(1) or look(image))
+    monkeypatch.setattr(model, "encode_text", lambda i, m: reads.append(1) or encode(i, m))
+    for _ in range(2):
+        predictor.semantic_seg(picture(), CLASSES)
+    assert (len(looks), len(reads)) == (2, len(CLASSES))  # words are kept for the second image
+
+
+def test_semantic_seg_gives_each_pixel_to_the_surest_class(predictor: RemoteSAMPredictor) -> None:
+    found = predictor.masks(picture(), CLASSES)
+    result = predictor.semantic_seg(picture(), CLASSES)
+    probabilities = np.stack([found[name][1] for name in CLASSES])
+    want = np.where(probabilities.max(0) > 0.5, probabilities.argmax(0) + 1, 0)
+    np.testing.assert_array_equal(result.mask, want)
+    assert result.classes == ("background", *CLASSES)
+
+
+def test_results_lie_on_the_scene(
+    predictor: RemoteSAMPredictor, scene: Path, tmp_path: Path
+) -> None:
+    small = {"overlap": 8, "blend": 8}  # for tiles of 64 px
+    mask = predictor.referring_seg(scene, "the red vehicle", out=tmp_path / "mask.tif")
+    with rasterio.open(tmp_path / "mask.tif") as file, rasterio.open(scene) as source:
+        assert (file.crs, file.transform, file.shape) == (
+            source.crs,
+            source.transform,
+            source.shape,
+        )
+    assert mask.info.crs == CRS.from_epsg(32633)
+    found = predictor.detection(scene, CLASSES, oriented=True, **small)
+    table = geopandas.read_file(found.save(tmp_path / "objects.gpkg"))
+    assert len(table) == len(found)
+    assert table.crs.to_epsg() == 32633
+    counted = predictor.counting(scene, CLASSES, **small)
+    assert sum(counted.counts.values()) == len(counted)
+    answer = predictor.multi_label_cls(scene, CLASSES, **small).save(tmp_path / "labels.json")
+    assert json.loads(answer.read_text())["classes"] == CLASSES
+
+
+def test_large_scenes_are_tiled_for_classes_and_whole_for_sentences(
+    predictor: RemoteSAMPredictor, scene: Path
+) -> None:
+    ask = predictor.task.select(predictor.model, "detection")[1]
+    assert ask.auto_tile(90, 2 * SIDE) is None  # type: ignore[attr-defined]
+    assert ask.auto_tile(90, 2 * SIDE + 1) == SIDE  # type: ignore[attr-defined]
+    text = predictor.task.select(predictor.model, "referring")[1]
+    assert text.auto_tile(5000, 20_000) is None  # type: ignore[attr-defined]
+    whole = predictor.referring_seg(scene, "the vehicle", overlap=8, blend=8)
+    tiled = predictor.referring_seg(scene, "the vehicle", regions="tile", overlap=8, blend=8)
+    assert whole.mask.shape == tiled.mask.shape == (90, 150)
+    assert (whole.mask != tiled.mask).any()
+
+
+def test_tiles_of_a_scene_are_joined_into_one_map(
+    predictor: RemoteSAMPredictor, scene: Path
+) -> None:
+    """A tile as large as the scene is the scene."""
+    one = predictor.masks(scene, CLASSES, fit="native", tile=None)
+    tiled = predictor.masks(scene, CLASSES, fit="native", tile=160)
+    for name in CLASSES:
+        np.testing.assert_allclose(one[name][1], tiled[name][1], atol=1e-5)
+    parts = predictor.masks(scene, CLASSES, tile=SIDE, overlap=8, blend=8)
+    assert all(np.isfinite(probability).all() for _, probability in parts.values())
+
+
+@pytest.mark.parametrize("fit", ["resize", "pad", "native"])
+def test_every_policy_gives_maps_of_the_images_size(
+    predictor: RemoteSAMPredictor, fit: str
+) -> None:
+    mask, probability = predictor.masks(picture(90, 30), ["ship"], fit=fit)["ship"]
+    assert mask.shape == probability.shape == (90, 30)
+
+
+def test_captions_are_seeded(predictor: RemoteSAMPredictor) -> None:
+    texts = {predictor.captioning(picture(), CLASSES, seed=seed).text for seed in range(8)}
+    assert len(texts) > 1
+    assert predictor.captioning(picture(), CLASSES, seed=3) == predictor.captioning(
+        picture(), CLASSES, seed=3
+    )
+
+
+def test_edges_part_touching_objects(predictor: RemoteSAMPredictor) -> None:
+    """A boundary map that cuts every fourth column leaves objects three columns wide."""
+
+    def stripes(image: np.ndarray) -> np.ndarray:
+        edges = np.zeros(image.shape[:2], np.float32)
+        edges[:, ::4] = 1
+        return edges
+
+    parted = predictor.detection(picture(), ["ship"], use_epoc=stripes)  # type: ignore[arg-type]
+    whole = predictor.detection(picture(), ["ship"])
+    widths = parted.boxes[:, 2] - parted.boxes[:, 0]
+    assert len(parted) > len(whole)
+    assert widths.max() <= 3
+
+
+BAD = {
+    "no task": ({}, "choose one of referring_seg"),
+    "unknown task": ({"task": "detektion"}, "did you mean 'detection'"),
+    "empty sentence": ({"task": "referring", "text": "  "}, "sentence is empty"),
+    "no sentence": ({"task": "referring"}, "with text="),
+    "zero classes": ({"task": "counting", "classes": []}, "no class is named"),
+    "an empty class": ({"task": "counting", "classes": ["ship", ""]}, "no class is named"),
+    "a sentence for classes": ({"task": "counting", "text": "a ship"}, "takes class names"),
+    "classes for a sentence": ({"task": "referring", "classes": ["ship"]}, "takes a sentence"),
+    "an odd number of regions": (
+        {"task": "captioning", "classes": ["ship"], "region_split": 5},
+        "must be one of 4, 9",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_questions_are_refused_in_one_line(predictor: RemoteSAMPredictor, case: str) -> None:
+    arguments, message = BAD[case]
+    with pytest.raises(ConfigError, match=message) as caught:
+        predictor.predict(picture(), **arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_long_sentences_and_unknown_words_are_warned_of(predictor: RemoteSAMPredictor) -> None:
+    with pytest.warns(UserWarning, match="the model was trained on 20"):
+        predictor.referring_seg(picture(), "the ship at the top " * 8)
+    with pytest.warns(UserWarning, match="no pieces for 船"):
+        predictor.referring_seg(picture(), "the 船 at the top")
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (2000, 3)])
+def test_odd_images_are_answered(predictor: RemoteSAMPredictor, shape: tuple[int, int]) -> None:
+    assert predictor.referring_seg(picture(*shape), "the ship").mask.shape == shape
+
+
+def test_an_image_of_20_000_px_is_answered(predictor: RemoteSAMPredictor) -> None:
+    assert predictor.visual_grounding(picture(20_000, 8), "the ship").info.height == 20_000
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (picture(bands=1), r"1 band\(s\)"),
+        (picture(bands=4), r"4 band\(s\)"),
+        (picture().astype(np.uint16), "uint16"),
+    ],
+)
+def test_what_the_model_was_not_made_for_is_refused(
+    predictor: RemoteSAMPredictor, image: np.ndarray, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        predictor.referring_seg(image, "the ship")
+
+
+def test_16_bits_pass_with_a_scale_and_grey_with_repeated_bands(
+    predictor: RemoteSAMPredictor,
+) -> None:
+    deep = picture().astype(np.uint16) * 100
+    assert predictor.referring_seg(deep, "the ship", scale="0:25500").mask.shape == (70, 50)
+    grey = picture(bands=1)
+    assert predictor.referring_seg(grey, "the ship", bands=[1, 1, 1]).mask.shape == (70, 50)
+
+
+def test_margins_are_batched_in_bounded_numbers(model: RemoteSAM) -> None:
+    seen = []
+    model.classifier.register_forward_hook(lambda _m, _i, output: seen.append(len(output)))
+    words = torch.randn(7, 5, 16)
+    with torch.no_grad():
+        found = margins(model, torch.randn(1, 3, 32, 32), words, torch.ones(7, 5), at_once=3)
+    assert seen == [3, 3, 1]
+    assert found.shape == (7, 32, 32)
