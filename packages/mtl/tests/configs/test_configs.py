@@ -14,9 +14,7 @@ PARAMETERS = {
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_builds_and_comes_back_from_its_data(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_builds_and_comes_back_from_its_data(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_config(name)
     assert TrainConfig.from_data(config.to_data()).hash == config.hash
     if "weights" in config.model:
