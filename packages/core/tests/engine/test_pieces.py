@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from swath.core.engine.pieces import adamw_cosine, sgd_poly
+from swath.core.engine.pieces import adamw_cosine, adamw_steps, sgd_poly
 from swath.core.errors import ConfigError
 
 
@@ -27,6 +27,16 @@ def test_the_rate_rises_linearly_and_falls_as_a_cosine() -> None:
 def test_the_rate_falls_as_a_power() -> None:
     factor = sgd_poly(lr=1e-2).build()(nn.Linear(1, 1), 10).factor
     assert [factor(s) for s in (0, 5, 10)] == pytest.approx([1, 0.5**0.9, 0])
+
+
+def test_the_rate_falls_in_steps() -> None:
+    piece = adamw_steps(lr=1e-4, milestones=[8 / 12, 11 / 12], warmup=4)
+    factor = piece.build()(nn.Linear(1, 1), 120).factor
+    assert [factor(s) for s in (0, 3, 4, 79, 80, 109, 110, 119)] == pytest.approx(
+        [0.25, 1, 1, 1, 0.1, 0.1, 0.01, 0.01]
+    )
+    with pytest.raises(ConfigError, match=r"milestones=\[8\] must be shares of the run"):
+        adamw_steps(lr=1e-4, milestones=[8]).build()
 
 
 def test_a_warm_up_longer_than_the_run_is_shortened() -> None:

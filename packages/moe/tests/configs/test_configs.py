@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from swath.core.backbones.vit import Size
 from swath.core.config import TrainConfig, config_header, load_config
 from swath.core.data.loader import EpochSampler
 from swath.core.engine import evaluate, smoke, train
@@ -72,8 +73,44 @@ def test_the_baselines_learn_one_set_with_the_same_recipe(name: str, classes: in
     assert model.classifier.out_channels == classes
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_the_published_detection_recipe_has_the_published_numbers(size: Size) -> None:
+    config = load_config(f"moe_det_vit{size}", ["model.weights=None"])
+    assert config.batch_size * 4 == 16  # 2 of each of 2 sets on each of 4 GPUs
+    assert config.iterations == 12 * (11_725 // 8)
+    assert config.clip_norm == 35
+    optimizer = config.optimizer
+    assert (optimizer["lr"], optimizer["weight_decay"], optimizer["warmup"]) == (1e-4, 0.05, 500)
+    assert optimizer["milestones"] == [8 / 12, 11 / 12]
+    assert list(config.train["parts"]) == list(config.model["tasks"]) == ["dior", "dota"]
+    task = config.task.build()
+    assert {n: len(t.classes) for n, t in task.tasks.items()} == {"dior": 20, "dota": 18}
+    assert task.tasks["dior"].zoom * 800 == 1024
+    assert {t.metrics().protocol for t in task.tasks.values()} == {"voc07"}
+    with torch.device("meta"):
+        model = config.model.build()
+    known = card(f"s5-moe-vit{size}-det")
+    assert sum(p.numel() for p in model.parameters()) == known.params
+    assert known.classes == task.classes
+    assert TrainConfig.from_data(config.to_data()).hash == config.hash
+
+
+@pytest.mark.parametrize(("name", "classes"), [("dior", 20), ("dota", 18)])
+def test_the_detection_baselines_learn_one_set_with_the_same_recipe(
+    name: str, classes: int
+) -> None:
+    config, multi = load_config(f"single_det_{name}"), load_config("moe_det_vitb")
+    assert config.optimizer == multi.optimizer
+    assert config.augment == multi.augment
+    assert (config.iterations, config.batch_size) == (multi.iterations, multi.batch_size // 2)
+    assert config.train == multi.train["parts"][name]
+    assert config.task == multi.task["tasks"][name]
+    assert config.model["num_classes"] == classes
+
+
 def test_every_config_says_what_it_is() -> None:
     names = [f"moe_seg_vit{s}" for s in SIZES] + [f"single_seg_{n}" for n in CLASSES]
+    names += [f"moe_det_vit{s}" for s in SIZES] + ["single_det_dior", "single_det_dota"]
     for name in ["moe_seg_scenes_tiny", *names]:
         header = config_header(name)
         assert all(f"\n{word}:" in header for word in ("Run", "Source", "Expect")), name
@@ -96,3 +133,21 @@ def test_the_tiny_recipe_trains_and_its_checkpoint_maps_for_each_domain(tmp_path
     mapped = load_model(summary.best_checkpoint, device="cpu", task="urban").predict(image)
     assert mapped.mask.shape == image.shape[:2]
     assert mapped.info.width == 64
+
+
+def test_the_tiny_detection_recipe_trains_and_its_checkpoint_finds_for_each_domain(
+    tmp_path: Path,
+) -> None:
+    from swath.core import load_model
+
+    config = smoke(load_config("moe_det_scenes_tiny", ["batch_size=4"]))
+    summary = train(config, tmp_path, device="cpu", progress=False)
+    predictor = load_model(summary.best_checkpoint, device="cpu")
+    assert config.test is not None
+    test_set = config.test.build()
+    figures = evaluate(predictor.model, predictor.task, test_set, progress=False)
+    assert set(figures["per_task"]) <= {"urban", "coastal"}
+    image = test_set[0].image.permute(1, 2, 0).numpy()
+    found = load_model(summary.best_checkpoint, device="cpu", task="coastal").predict(image)
+    assert found.classes == ("ship", "vehicle", "building")
+    assert found.boxes.shape[1] == 5

@@ -1,4 +1,4 @@
-"""How MoE-MDF augments its training images, the same for every data set."""
+"""How MoE-MDF augments its training images, the same for every data set of a kind."""
 
 from torchvision.transforms import v2
 
@@ -30,4 +30,18 @@ def mdf_augment(
             v2.RandomGrayscale(p=0.2),
             GaussianBlur((0.1, 2.0), p=0.5),
         ]
+    )
+
+
+def mdf_detection_augment(size: int = 1024) -> v2.Compose:
+    """Enlarge or shrink to a longer side of ``size``, then the two flips at random.
+
+    Args:
+        size: Longer side of the result in pixels.
+
+    Source:
+        S5 dossier c.2; the official random rotation has one angle only, 0.
+    """
+    return v2.Compose(
+        [v2.Resize(None, max_size=size), v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()]
     )

@@ -8,6 +8,7 @@ import importlib
 from typing import Any
 
 _LAZY = {
+    "CatalogueDetection": "detection",
     "CatalogueSegmentation": "segmentation",
     "ClassFolders": "classification",
     "CocoJson": "detection",

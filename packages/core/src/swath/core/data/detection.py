@@ -311,6 +311,39 @@ class DetectionItems:
         return Sample(image, targets, valid, meta)
 
 
+class CatalogueDetection(DetectionItems):
+    """A split of a detection set that the catalogue knows.
+
+    Args:
+        name: The set's name; `swath datasets` lists them.
+        root: The copy's root; ``~`` and ``$VARIABLES`` are filled in.
+        split: A split's name, ``"all"``, or a list file.
+        protocol: Name of one of the set's protocols, or one of your own; None takes the one that
+            the copy's layout follows.
+        min_side_px: Shorter sides of rotated boxes are widened to this.
+
+    Raises:
+        DataError: If the name, the split or the protocol is unknown, or the copy has another
+            layout.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        root: str | Path,
+        split: str,
+        protocol: str | Protocol | None = None,
+        min_side_px: float = 0.0,
+    ) -> None:
+        from swath.core.data.catalogue import dataset_spec
+
+        spec = dataset_spec(name, task="detection")
+        layout, items = spec.items(resolve_root(root), split)
+        meta = {"dataset": name} | ({"gsd_m": spec.gsd_m} if spec.gsd_m else {})
+        chosen = spec.protocol(protocol or layout.protocol)
+        super().__init__(items, chosen, layout.kind, meta, min_side_px=min_side_px)
+
+
 class DotaText(DetectionItems):
     """A folder of images and a folder of DOTA text files of the same names.
 
