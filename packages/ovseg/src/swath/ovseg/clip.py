@@ -315,7 +315,7 @@ def _rounded_officially(key: str) -> bool:
     )
 
 
-FINETUNING = ("attention", "full", "freezeIMG", "frozen")
+FINETUNING = ("attention", "full", "freezeIMG", "frozen", "everything")
 
 
 def set_finetuning(clip: CLIP, mode: str) -> None:
@@ -325,6 +325,7 @@ def set_finetuning(clip: CLIP, mode: str) -> None:
     authors meant otherwise, no position embedding. ``"full"``: all blocks of both towers.
     ``"freezeIMG"``: query and value projections of the text tower, and its position embedding.
     ``"frozen"``: nothing. (``"prompt"`` trains learned prompts, which no published model has.)
+    ``"everything"``, ours: all, for a CLIP that begins from scratch.
 
     Raises:
         ConfigError: If there is no such mode.
@@ -333,7 +334,8 @@ def set_finetuning(clip: CLIP, mode: str) -> None:
     for name, parameter in clip.named_parameters():
         attention = "q_proj" in name or "v_proj" in name
         parameter.requires_grad_(
-            (mode == "attention" and attention)
+            mode == "everything"
+            or (mode == "attention" and attention)
             or (mode == "full" and "transformer" in name)
             or (mode == "freezeIMG" and "visual" not in name and (attention or "position" in name))
         )
