@@ -480,3 +480,8 @@ def test_convolutions_run_channels_last_and_other_models_as_they_are() -> None:
     mixed = nn.ModuleList([nn.Conv2d(3, 3, 3), nn.Linear(3, 3)])
     Predictor(mixed, SegmentationTask(["a", "b", "c"]))
     assert not mixed[0].weight.is_contiguous(memory_format=last)
+
+
+def test_a_model_without_sentences_says_so() -> None:
+    with pytest.raises(ConfigError, match="takes no sentence"):
+        predictor().predict(np.zeros((8, 8, 3), np.uint8), text="the ship")

@@ -15,13 +15,17 @@ from swath.core.cli.app import app
 from swath.core.errors import ConfigError, SwathError
 
 if TYPE_CHECKING:
-    from swath.core.inference.objects import DetectionResult
     from swath.core.inference.predictor import Predictor
-    from swath.core.inference.results import SegmentationResult
 
 DEFAULT_MODEL = "swath-small"
 
-ENDINGS = {"detection": "_objects.gpkg"}
+ENDINGS = {
+    "captioning": "_answer.json",
+    "classification": "_answer.json",
+    "counting": "_objects.gpkg",
+    "detection": "_objects.gpkg",
+    "multi-label classification": "_answer.json",
+}
 """What is put behind an image's name where no name is given, by the kind of task; else a mask's."""
 
 
@@ -41,8 +45,8 @@ def predict(
             "--out",
             "-o",
             help="Result: of segmentation .tif, .png, .gpkg or .geojson; of detection .gpkg, "
-            ".geojson, .json (COCO) or .txt (DOTA); a folder for several images. Default: "
-            "IMAGE_mask.tif or IMAGE_objects.gpkg beside the image.",
+            ".geojson, .json (COCO) or .txt (DOTA); of other answers .json; a folder for several "
+            "images. Default: IMAGE_mask.tif, IMAGE_objects.gpkg or IMAGE_answer.json.",
         ),
     ] = None,
     weights: Annotated[
@@ -63,6 +67,7 @@ def predict(
             "number, or where one of these names fits best: `0.4`, `road, sea`."
         ),
     ] = None,
+    text: Annotated[str | None, typer.Option(help="A sentence, for models that take one.")] = None,
     task: Annotated[
         str | None, typer.Option(help="Which task, for models that do several.")
     ] = None,
@@ -110,6 +115,8 @@ def predict(
     `swath predict run/best.safetensors a.tif b.tif --out masks/`
 
     `swath predict run/best.safetensors s2.tif --bands 3,2,1 --scale 0:3000`
+
+    `swath predict run/best.safetensors scene.tif --task counting --classes ship,vehicle`
     """
     _check_folder(images, out)
     if vector is not None and len(images) > 1:
@@ -134,6 +141,7 @@ def predict(
         "probabilities": probabilities,
         "classes": _names(classes),
         "background": _background(background),
+        "text": text,
         "progress": not as_json,
     }
     reports, failures = [], []
@@ -205,26 +213,27 @@ def _one(
     vector: Path | None,
     options: dict[str, Any],
 ) -> dict[str, Any]:
+    from swath.core.geo.raster import open_raster
+
     start = time.monotonic()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        result: SegmentationResult | DetectionResult = predictor.predict(
-            image, out=target, **options
-        )
+        result = predictor.predict(image, out=target, **options)
     seconds = time.monotonic() - start
     probabilities = getattr(result, "probabilities_path", None)
     written = [target, *([probabilities] if probabilities else [])]
     if vector is not None:
         written.append(result.save(vector))
-    pixels = result.info.width * result.info.height
+    with open_raster(image) as raster:
+        info = raster.info
     return {
         "image": str(image),
         "written": [str(path) for path in written],
-        "width": result.info.width,
-        "height": result.info.height,
-        "crs": result.info.crs.to_string() if result.info.crs else None,
+        "width": info.width,
+        "height": info.height,
+        "crs": info.crs.to_string() if info.crs else None,
         "seconds": round(seconds, 3),
-        "mpix_per_s": round(pixels / 1e6 / seconds, 3),
+        "mpix_per_s": round(info.width * info.height / 1e6 / seconds, 3),
         **result.summary(),
         "notes": [str(w.message) for w in caught if w.category is UserWarning],
     }
@@ -242,6 +251,10 @@ def _show(report: dict[str, Any]) -> None:
         f"{report['width']} x {report['height']} px, {crs}, {valid}"
         f"{report['seconds']:.1f} s, {report['mpix_per_s']:.2f} MPix/s"
     )
+    if "answer" in report:
+        for name, value in report["answer"].items():
+            console.print(f"{name}: {value}")
+        return
     title = "share" if "shares" in report else "objects"
     rows = report["shares"] if "shares" in report else report["objects"]
     table = Table("class", title, box=None)

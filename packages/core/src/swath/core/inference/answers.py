@@ -3,7 +3,7 @@
 import html
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from swath.core.errors import ConfigError
 from swath.core.files import write_json
@@ -26,6 +26,10 @@ class _Answer:
             raise ConfigError(f"{path}: this result is saved as .json; change the suffix")
         write_json(path, asdict(self))  # type: ignore[call-overload]  # all are dataclasses
         return path
+
+    def summary(self) -> dict[str, Any]:
+        """``"answer"``: its fields."""
+        return {"answer": asdict(self)}  # type: ignore[call-overload]  # all are dataclasses
 
     def _repr_html_(self) -> str:
         content = asdict(self)  # type: ignore[call-overload]

@@ -28,6 +28,7 @@ from swath.core.inference.tiler import (
     plan_tiles,
     smallest_tile,
 )
+from swath.core.plugins import resolve
 from swath.core.progress import Bar
 from swath.core.sample import Sample
 from swath.core.task import Batch, Task, to_device
@@ -112,6 +113,7 @@ class Predictor:
         probabilities: bool | Literal["float32", "uint8"] = False,
         classes: Sequence[str] | None = None,
         background: float | Sequence[str] | None = None,
+        text: str | None = None,
         progress: bool = False,
     ) -> Any:
         """Run the model over an image of any size, tile by tile, in bounded memory.
@@ -142,6 +144,7 @@ class Predictor:
                 ``<stem>_probabilities.tif``, one band a class.
             classes: Vocabulary, for models that take one.
             background: With ``classes``: what else there may be, as the task understands it.
+            text: A sentence, for models that take one.
             progress: Show a bar.
 
         Returns:
@@ -152,7 +155,7 @@ class Predictor:
             DataError: If bands or number type aren't what the model takes.
             ConfigError: If an argument doesn't make sense.
         """
-        task = self.adapted_task(scale, classes, background)
+        task = self.adapted_task(scale, classes, background, text)
         target = Path(out) if out is not None else None
         streamed = None
         if target is not None:
@@ -213,16 +216,19 @@ class Predictor:
         scale: float | str | None = None,
         classes: Sequence[str] | None = None,
         background: float | Sequence[str] | None = None,
+        text: str | None = None,
     ) -> Task:
-        """The task with another scaling of the numbers, or another vocabulary.
+        """The task with another scaling of the numbers, another vocabulary, or a sentence.
 
         Args:
             scale: See `predict`.
             classes: Vocabulary, for models that take one.
             background: See `predict`.
+            text: A sentence, for models that take one.
 
         Raises:
-            ConfigError: If the model knows fixed classes only, or ``background`` stands alone.
+            ConfigError: If the model knows fixed classes only or takes no sentence, or
+                ``background`` stands alone.
             DataError: If the scale can't be read.
         """
         task = self.task
@@ -240,6 +246,10 @@ class Predictor:
             )
         elif background is not None:
             raise ConfigError("background says what isn't any of the classes; give classes too")
+        if text is not None:
+            if not hasattr(task, "with_text"):
+                raise ConfigError("this model takes no sentence; leave text out")
+            task = task.with_text(text)
         return task
 
     def _align(self) -> int:
@@ -307,7 +317,9 @@ def load_model(
         from swath.core import zoo
 
         model, made_for, metadata = zoo.load(text, weights=weights, device=str(place))
-    predictor = Predictor(model, made_for, metadata.get("card"))
+    # a task may name the kind of predictor that it is asked through
+    kind = resolve(getattr(made_for, "predictor", f"{__name__}:Predictor"))
+    predictor: Predictor = kind(model, made_for, metadata.get("card"))
     return predictor if task is None else predictor.for_task(task)
 
 

@@ -29,8 +29,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from xarray import DataArray
 
+_OBJECTS = (".geojson", ".gpkg", ".json", ".txt")
 FORMATS: dict[str, tuple[str, ...]] = {
-    "detection": (".geojson", ".gpkg", ".json", ".txt"),
+    "captioning": (".json",),
+    "classification": (".json",),
+    "counting": _OBJECTS,
+    "detection": _OBJECTS,
+    "multi-label classification": (".json",),
     "segmentation": (".tif", ".tiff", ".png", ".gpkg", ".geojson"),
 }
 """Suffixes a result can be saved under, by the kind of task."""
