@@ -395,6 +395,14 @@ SHORT = {"referring": "referring_seg", "semantic": "semantic_seg", "grounding": 
 """Other names for some of them."""
 
 
+def unchosen() -> ConfigError:
+    """What to say when no task was chosen."""
+    return ConfigError(
+        f"this model does several tasks; choose one of {', '.join(TASKS)} "
+        "(predict(..., task=NAME), swath predict --task NAME)"
+    )
+
+
 def ask(name: str, whole: ReferringTask) -> Ask:
     """One of the eight tasks for a trained model.
 

@@ -12,7 +12,7 @@ from swath.core.inference.objects import DetectionResult
 from swath.core.inference.predictor import Predictor
 from swath.core.inference.results import SegmentationResult
 from swath.refseg import postprocess
-from swath.refseg.asks import Ask
+from swath.refseg.asks import Ask, unchosen
 from swath.refseg.epoc import THRESHOLD, Epoc
 from swath.refseg.results import ChosenClass, CountedObjects, PresentClasses
 
@@ -28,6 +28,11 @@ class RemoteSAMPredictor(Predictor):
         >>> model.referring_seg(image, "the airplane on the right").save("a.gpkg")  # doctest: +SKIP
         >>> model.counting("scene.tif", ["airplane", "vehicle"]).counts  # doctest: +SKIP
     """
+
+    def for_task(self, name: str) -> "RemoteSAMPredictor":
+        """The same model for one of its tasks; see `swath.refseg.asks.TASKS`."""
+        model, task = self.task.select(self.model, name)  # type: ignore[attr-defined]
+        return RemoteSAMPredictor(model, task, self.card)
 
     def predict(
         self,
@@ -55,10 +60,9 @@ class RemoteSAMPredictor(Predictor):
         Raises:
             ConfigError: If no task is chosen, or it takes something else.
         """
-        chosen = self.task if task is None else self.task.select(self.model, task)[1]  # type: ignore[attr-defined]
+        chosen = self.task if task is None else self.for_task(task).task
         if not isinstance(chosen, Ask):
-            chosen.merge((), None)  # says which tasks there are
-        assert isinstance(chosen, Ask)
+            raise unchosen()
         own = {name: options.pop(name) for name in list(options) if name in vars(chosen)}
         chosen = chosen.with_options(**own)
         if text is not None:

@@ -141,12 +141,9 @@ class ReferringTask(Task):
         Raises:
             ConfigError: Always.
         """
-        from swath.refseg.asks import TASKS
+        from swath.refseg.asks import unchosen
 
-        raise ConfigError(
-            f"this model does several tasks; choose one of {', '.join(TASKS)} "
-            "(predict(..., task=NAME), swath predict --task NAME)"
-        )
+        raise unchosen()
 
     def metrics(self) -> ReferringMetrics:
         """A fresh `ReferringMetrics`."""

@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -24,10 +25,11 @@ PROMPT = "{} in the image"
 PAD, UNKNOWN, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
 
 
+@dataclass(frozen=True, eq=False)
 class WordPieces:
     """Lower-cases sentences and splits them into word pieces, as many as the model reads.
 
-    Args:
+    Attributes:
         vocabulary: The word pieces in index order; or where their file is, one a line: a file, a
             folder that holds ``vocab.txt``, or an address (see `swath.core.checkpoint.fetch`). It
             is read when the first sentence is.
@@ -37,11 +39,8 @@ class WordPieces:
         Dossier 1.7.
     """
 
-    def __init__(
-        self, vocabulary: Sequence[str] | str = BERT, max_tokens: int = MAX_TOKENS
-    ) -> None:
-        self.vocabulary = vocabulary if isinstance(vocabulary, str) else tuple(vocabulary)
-        self.max_tokens = max_tokens
+    vocabulary: Sequence[str] | str = BERT
+    max_tokens: int = MAX_TOKENS
 
     @cached_property
     def words(self) -> dict[str, int]:
