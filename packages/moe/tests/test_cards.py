@@ -8,7 +8,9 @@ import torch
 
 from swath.core import load_model, zoo
 from swath.core.errors import CheckpointError, ConfigError
-from swath.moe import sets
+from swath.core.spec import from_data
+from swath.moe import detection_sets, sets
+from swath.moe.models import mdf_detector
 from swath.moe.models.mdf import MDFSegmenter, official_keys
 from swath.moe.models.vit_moe import ViTMoE
 
@@ -65,6 +67,45 @@ def test_the_published_file_predicts_for_each_of_its_sets(
             assert torch.equal(predictor.model(batch), want)
         assert want.shape[1] == classes
         assert predictor.predict(image, tile=None).mask.shape == (32, 32)
+
+
+def test_the_published_detector_finds_for_each_of_its_sets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, tasks = "s5-moe-vitb-det", detection_sets.num_classes()
+    tiny = {"backbone": {**TINY["backbone"], "num_experts": 2, "img_size": 64}, "tasks": tasks}
+    tiny |= {"channels": 16, "fc_channels": 32}
+    small = replace(
+        zoo.card(name), builder="swath.moe.models.mdf_detector:MDFDetector", builder_kwargs=tiny
+    )
+    monkeypatch.setattr(zoo, "card", lambda _: small)
+    torch.manual_seed(0)
+    model = from_data({"_target_": "swath.moe.models.mdf_detector:MDFDetector", **tiny}).build()
+    weights = {f"module.{k}": v for k, v in mdf_detector.official_keys(model.state_dict()).items()}
+    path = tmp_path / "s5_vit_b_moe_mdf.pth"
+    torch.save({"model": weights}, path)
+    image = torch.randn(1, 3, 64, 64)
+    for number, task in enumerate(tasks):
+        predictor = load_model(name, weights=path, device="cpu", task=task)
+        assert predictor.classes == detection_sets.protocol(task).classes
+        with torch.no_grad():
+            (got,) = predictor.model(image, [(64, 64)])
+            (want,) = model.eval()(image, number, [(64, 64)])
+        assert torch.equal(got.boxes, want.boxes)
+    zoo.convert(path, name, tmp_path / "ours.safetensors")
+    assert (
+        load_model(tmp_path / "ours.safetensors", device="cpu", task="dota").task.kind
+        == "detection"
+    )
+    state = torch.load(path)["model"]
+    state["module.neck_dior.lateral_convs.0.conv.weigth"] = state.pop(
+        "module.neck_dior.lateral_convs.0.conv.weight"
+    )
+    torch.save({"model": state}, path)
+    with pytest.raises(
+        CheckpointError, match=r"1 missing: heads\.dior\.neck.*1 unexpected: .*weigth"
+    ):
+        load_model(name, weights=path, device="cpu")
 
 
 def test_the_published_file_converts_to_one_of_ours(

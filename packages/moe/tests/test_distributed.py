@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 # a model without batch norm and dropout: whole steps can then be compared to rounding
-RECIPE = """
+SEGMENTATION = """
 from swath.core.data.scenes import CLASS_SETS, SceneDataset
 from swath.core.engine.pieces import adamw_cosine
 from swath.core.segmentation import SegmentationTask
@@ -48,6 +48,51 @@ checkpoint_every = 4
 find_unused_parameters = False
 """
 
+DETECTION = """
+from swath.core.detection.task import DetectionTask
+from swath.core.engine.pieces import adamw_cosine
+from swath.core.spec import Spec
+from swath.moe.data import MultiDataset, SceneObjects
+from swath.moe.models.mdf_detector import MDFDetector
+from swath.moe.models.oriented_rcnn import ProposalSettings
+from swath.moe.models.vit_moe import ViTMoE
+from swath.moe.task import MultiDatasetDetectionTask
+
+SETS = {"urban": ["building", "vehicle"], "coastal": ["ship", "vehicle", "building"]}
+
+model = Spec(
+    MDFDetector,
+    backbone=Spec(
+        ViTMoE, num_experts=2, part_features=8, img_size=64, embed_dims=32, num_layers=4,
+        num_heads=2, out_indices=[0, 1, 2, 3], drop_path_rate=0.0, checkpointing=True,
+    ),
+    tasks={name: len(classes) for name, classes in SETS.items()},
+    channels=16,
+    fc_channels=32,
+    anchor_scale=4.0,
+    proposals=Spec(ProposalSettings, before_nms=50, count=50),
+    rpn_samples=100_000,  # no random choice, which processes would make differently
+    roi_samples=100_000,
+)
+task = Spec(
+    MultiDatasetDetectionTask,
+    tasks={name: Spec(DetectionTask, classes=classes) for name, classes in SETS.items()},
+)
+train = Spec(
+    MultiDataset,
+    parts={
+        name: Spec(SceneObjects, classes=classes, size=64, count=4, domain=name)
+        for name, classes in SETS.items()
+    },
+)
+optimizer = adamw_cosine(lr=1e-3)
+iterations = 3
+batch_size = 1
+num_workers = 0
+checkpoint_every = 3
+find_unused_parameters = False
+"""
+
 
 def trained(recipe: Path, run: str, *launcher: str, overrides: tuple[str, ...] = ()) -> Path:
     command = [str(Path(sys.executable).with_name("swath")), "train", str(recipe)]
@@ -64,11 +109,12 @@ def trained(recipe: Path, run: str, *launcher: str, overrides: tuple[str, ...] =
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("text", [SEGMENTATION, DETECTION], ids=["segmentation", "detection"])
 def test_two_processes_of_one_task_each_do_what_one_process_does_with_both(
-    tmp_path: Path,
+    tmp_path: Path, text: str
 ) -> None:
     recipe = tmp_path / "recipe.py"
-    recipe.write_text(RECIPE)
+    recipe.write_text(text)
     torchrun = (
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--no-python",
         "--nproc-per-node", "2",
