@@ -2,3 +2,4 @@
 
 models = ("swath.mtl.cards:CARDS",)
 configs = ("swath.mtl.configs",)
+demos = {"mtl": "swath.mtl.demo:run"}

@@ -35,7 +35,7 @@ def task_data(name: str) -> dict[str, Any]:
     """The task of one set, as data that `swath.core.spec.from_data` turns into a spec."""
     how = protocol(name)
     palette = [list(colour) for colour in how.palette]
-    return {
+    tasks: dict[str, dict[str, Any]] = {
         "cls/resisc": {
             "_target_": "swath.mtl.tasks:SceneClassificationTask",
             "classes": list(how.classes),
@@ -51,7 +51,8 @@ def task_data(name: str) -> dict[str, Any]:
             "palette": palette,
             "unjudged": list(UNJUDGED),
         },
-    }[name]
+    }
+    return tasks[name]
 
 
 def task_datas() -> dict[str, Any]:

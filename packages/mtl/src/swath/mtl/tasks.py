@@ -682,6 +682,17 @@ class SeveralResults:
             for name, result in self.results.items()
         ]
 
+    def summary(self) -> dict[str, Any]:
+        """``"answer"``: of each head the most probable class, numbers of objects, or shares."""
+        answer: dict[str, Any] = {}
+        for name, result in self.results.items():
+            if isinstance(result, ClassificationResult):
+                answer[name] = f"{result.label} {max(result.probabilities):.2f}"
+                continue
+            ((_, rows),) = [(k, v) for k, v in result.summary().items() if isinstance(v, dict)]
+            answer[name] = {k: v for k, v in rows.items() if v}
+        return {"answer": answer}
+
     def plot(self) -> dict[str, Any]:
         """A figure of each result, by the name of the head."""
         return {name: result.plot() for name, result in self.results.items()}

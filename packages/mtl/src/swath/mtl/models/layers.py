@@ -71,17 +71,25 @@ class MSDeformAttention(nn.Module):
         Returns:
             ``(B, Q, C)``.
         """
-        batch, queries, dim = query.shape
+        batch, _, dim = query.shape
         value = self.value_proj(value)
         if padding is not None:
             value = value.masked_fill(padding[..., None], 0.0)
         value = value.view(batch, -1, self.heads, dim // self.heads)
-        samples = (batch, queries, self.heads, self.levels, self.points)
-        offsets = self.sampling_offsets(query).view(*samples, 2)
-        weights = self.attention_weights(query).view(samples)
+        offsets, weights = self.choose(query)
         read = ms_deform_attn_from_logits(value, shapes, None, reference, offsets, weights)
         out: Tensor = self.output_proj(read)
         return out
+
+    def choose(self, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Where queries ``(B, Q, C)`` look, and how much each place counts.
+
+        Returns:
+            Offsets ``(B, Q, heads, L, P, 2)`` and logits ``(B, Q, heads, L, P)``.
+        """
+        samples = (*query.shape[:2], self.heads, self.levels, self.points)
+        offsets = self.sampling_offsets(query).view(*samples, 2)
+        return offsets, self.attention_weights(query).view(samples)
 
 
 def feed_forward(dim: int, hidden: int) -> nn.Sequential:

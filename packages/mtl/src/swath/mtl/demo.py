@@ -1,0 +1,185 @@
+"""Three tasks learnt by one model from scenes that are labelled for one each."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from swath.core.config import load_config
+from swath.core.data.scenes import render_large
+from swath.core.demo import prepare_folder, step, tell_end
+from swath.core.engine import evaluate, smoke, train
+from swath.core.engine.evaluation import as_data
+from swath.core.files import write_json
+from swath.core.inference.predictor import Predictor, load_model
+from swath.core.viz import page
+from swath.core.viz.figures import confusion
+from swath.core.viz.page import Section, number
+from swath.core.viz.report import training_report
+from swath.mtl.data import TaskMixture
+from swath.mtl.pictures import attention_figure, attention_points, feature_figure
+from swath.mtl.tasks import MultiTask, SeveralResults, checked
+
+CONFIG = "rscotr_scenes_tiny"
+
+
+@dataclass(frozen=True)
+class DemoFiles:
+    """What the demo writes into its folder.
+
+    Attributes:
+        folder: The folder.
+        run: The training run.
+        metrics: Figures on unseen scenes, for each task.
+        scene: A georeferenced scene.
+        results: What the model says about it: a class, boxes and a mask.
+        report: One HTML page about all of it.
+    """
+
+    folder: Path
+    run: Path
+    metrics: Path
+    scene: Path
+    results: Path
+    report: Path
+
+    @classmethod
+    def inside(cls, folder: Path) -> "DemoFiles":
+        """The names in a folder."""
+        names = "run", "metrics.json", "scene.tif", "results", "report.html"
+        return cls(folder, *(folder / name for name in names))
+
+    def made(self) -> tuple[Path, ...]:
+        """All but the folder."""
+        return (self.run, self.metrics, self.scene, self.results, self.report)
+
+
+def run(
+    out: str | Path,
+    *,
+    seed: int = 0,
+    quick: bool = False,
+    overwrite: bool = False,
+    device: str | None = None,
+    console: Console | None = None,
+) -> DemoFiles:
+    """Train the small model on three tasks, judge it, ask it all three about one scene.
+
+    Args:
+        out: Folder for everything it makes.
+        seed: Of weights, order and the scene.
+        quick: A few iterations only: shows that everything works, not what it can do.
+        overwrite: Replace what an earlier demo left in the folder; other files stay.
+        device: Where to train; a GPU if there is one by default.
+        console: Where to tell about it.
+
+    Returns:
+        The paths of what was made.
+
+    Raises:
+        ConfigError: If the folder isn't empty and ``overwrite`` is False.
+    """
+    console = console or Console(highlight=False)
+    files = DemoFiles.inside(Path(out))
+    prepare_folder(files.folder, files.made(), overwrite)
+    started = time.monotonic()
+    config = load_config(CONFIG, [f"seed={seed}"])
+    test = config.test
+    assert test is not None  # the demo's own config has one
+    if quick:  # a few of each data set
+        for part in test["parts"].values():
+            part["dataset"]["count"] = 4
+        config = replace(smoke(config), val=test)
+    names = ", ".join(config.train["parts"])
+    with step(console, "1/4", f"Train one model on {names} for {config.iterations} iterations"):
+        summary = train(config, files.run, device=device)
+        if summary.interrupted:
+            raise KeyboardInterrupt
+        predictor = load_model(summary.best_checkpoint, device=device)
+        task = predictor.task
+        assert isinstance(task, MultiTask)
+    with step(console, "2/4", "Judge it on scenes it has not seen"):
+        unseen = test.build()
+        metrics = evaluate(
+            predictor.model, task, unseen, batch_size=config.batch_size, device=device
+        )
+        for name, part in task.parts.items():
+            figure = f"{name}/{part.score}"
+            console.print(f"  {figure:22} {number(metrics[figure])}")
+        write_json(files.metrics, as_data(metrics))
+    with step(console, "3/4", "Ask it for all three about one scene, in one pass"):
+        side = 192 if quick else 768
+        render_large(files.scene, seed=seed, height=side, width=side)
+        several = predictor.predict(files.scene, out=files.results)
+        console.print(f"  {several.summary()['answer']}")
+    with step(console, "4/4", "Write the report"):
+        _report(files, predictor, metrics, unseen, several)
+    tell_end(console, started, files.report)
+    return files
+
+
+def _report(
+    files: DemoFiles,
+    predictor: Predictor,
+    metrics: Mapping[str, Any],
+    unseen: TaskMixture,
+    several: SeveralResults,
+) -> None:
+    task = predictor.task
+    assert isinstance(task, MultiTask)
+    charts = [page.chart(figure, name) for name, figure in several.plot().items()]
+    training_report(
+        files.run,
+        metrics,
+        predictor.model,
+        task,
+        unseen,
+        path=files.report,
+        title="Three tasks, one model",
+        lead="A small Swin Transformer and a shared deformable encoder learn to name scenes, to "
+        "find objects and to map land cover, from scenes of which each has labels for one task.",
+        extra=[
+            *_figures(metrics, task),
+            Section("One scene, one pass, three answers", "".join(charts)),
+            Section("Inside the model", _inside(predictor, unseen)),
+        ],
+        next_commands={
+            "ask a scene of your own": (
+                f"swath predict {files.run / 'best.safetensors'} scene.tif -o results/ "
+                "--task cls,det,seg"
+            ),
+            "the published recipe": "swath configs rscotr_swint_resisc_dior_potsdam",
+        },
+    )
+
+
+def _figures(metrics: Mapping[str, Any], task: MultiTask) -> list[Section]:
+    """A table and, where there is one, a confusion matrix for each task."""
+    sections = []
+    for name, part in task.parts.items():
+        table = metrics[name]["per_class"]
+        columns = {k: [row[k] for row in table.values()] for k in next(iter(table.values()))}
+        body = page.class_table(list(table), columns, bar=next(iter(columns)))
+        if "confusion" in metrics[name]:
+            body += page.chart(confusion(metrics[name]["confusion"], list(part.classes)))
+        sections.append(Section(name, body))
+    return sections
+
+
+def _inside(predictor: Predictor, unseen: TaskMixture) -> str:
+    """Feature maps, and attention points of both calls of the encoder, of one unseen scene."""
+    sample = unseen[len(unseen) - 1]
+    image = predictor.task.collate([sample])["parts"][sample.meta["dataset"]]["image"][0]
+    image = image.to(predictor.device)
+    picture = np.asarray(sample.image).transpose(1, 2, 0).astype(np.uint8)
+    model = checked(predictor.model)
+    charts = [page.chart(feature_figure(model, image), "Stages: components, strongest channels")]
+    for head in ("det", "seg"):
+        points = attention_points(model, image, (0.5, 0.5), head)
+        caption = f"Where the encoder's last layer looks from the middle, for {head}"
+        charts.append(page.chart(attention_figure(picture, points), caption))
+    return "".join(charts)
