@@ -93,10 +93,8 @@ def test_the_published_detector_finds_for_each_of_its_sets(
             (want,) = model.eval()(image, number, [(64, 64)])
         assert torch.equal(got.boxes, want.boxes)
     zoo.convert(path, name, tmp_path / "ours.safetensors")
-    assert (
-        load_model(tmp_path / "ours.safetensors", device="cpu", task="dota").task.kind
-        == "detection"
-    )
+    ours = load_model(tmp_path / "ours.safetensors", device="cpu", task="dota")
+    assert ours.task.kind == "detection"
     state = torch.load(path)["model"]
     state["module.neck_dior.lateral_convs.0.conv.weigth"] = state.pop(
         "module.neck_dior.lateral_convs.0.conv.weight"
