@@ -69,6 +69,24 @@ class Verbs(TyperGroup):
         super(TyperGroup, self).format_help(ctx, formatter)
 
 
+class ListsInARow(TyperCommand):
+    """A verb some of whose options take all values that follow: ``--tasks cls det``."""
+
+    options = ("--tasks", "--val-tasks")
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse, with the values that follow such an option joined by commas."""
+        joined: list[str] = []
+        taking = False
+        for argument in args:
+            if taking and not argument.startswith("-"):
+                joined[-1] += f",{argument}" if joined[-1] else argument
+                continue
+            taking = argument in self.options
+            joined += [argument, ""] if taking else [argument]
+        return super().parse_args(ctx, joined)
+
+
 def _added() -> dict[str, str]:
     """Verbs of plugins; core's own can't be replaced."""
     return {name: app for name, app in named("commands").items() if name not in VERBS}

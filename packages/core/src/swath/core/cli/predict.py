@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from swath.core.cli.app import app
+from swath.core.cli.app import ListsInARow, app
 from swath.core.errors import ConfigError, SwathError
 
 if TYPE_CHECKING:
@@ -25,11 +25,12 @@ ENDINGS = {
     "counting": "_objects.gpkg",
     "detection": "_objects.gpkg",
     "multi-label classification": "_answer.json",
+    "several tasks": "_results",
 }
 """What is put behind an image's name where no name is given, by the kind of task; else a mask's."""
 
 
-@app.command("predict")
+@app.command("predict", cls=ListsInARow)
 def predict(
     model: Annotated[
         str,
@@ -46,7 +47,8 @@ def predict(
             "-o",
             help="Result: of segmentation .tif, .png, .gpkg or .geojson; of detection .gpkg, "
             ".geojson, .json (COCO) or .txt (DOTA); of other answers .json; a folder for several "
-            "images. Default: IMAGE_mask.tif, IMAGE_objects.gpkg or IMAGE_answer.json.",
+            "images, or several tasks. Default: IMAGE_mask.tif, IMAGE_objects.gpkg or "
+            "IMAGE_answer.json.",
         ),
     ] = None,
     weights: Annotated[
@@ -69,7 +71,8 @@ def predict(
     ] = None,
     text: Annotated[str | None, typer.Option(help="A sentence, for models that take one.")] = None,
     task: Annotated[
-        str | None, typer.Option(help="Which task, for models that do several.")
+        str | None,
+        typer.Option("--task", "--tasks", help="Which task, or tasks, for models that do several."),
     ] = None,
     bands: Annotated[
         str | None,
@@ -117,6 +120,8 @@ def predict(
     `swath predict run/best.safetensors s2.tif --bands 3,2,1 --scale 0:3000`
 
     `swath predict run/best.safetensors scene.tif --task counting --classes ship,vehicle`
+
+    `swath predict run/best.safetensors scene.tif --out results/ --tasks cls det seg`
     """
     _check_folder(images, out)
     if vector is not None and len(images) > 1:

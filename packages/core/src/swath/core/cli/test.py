@@ -9,11 +9,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from swath.core.cli.app import app
+from swath.core.cli.app import ListsInARow, app
 from swath.core.cli.train import write_report
 
 
-@app.command("test")
+@app.command("test", cls=ListsInARow)
 def judge(
     config: Annotated[str, typer.Argument(help="The config that the model was trained with.")],
     checkpoint: Annotated[
@@ -21,6 +21,10 @@ def judge(
     ],
     split: Annotated[
         str | None, typer.Option(help="train, val or test. Default: test, else val.")
+    ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(help="Which tasks, for models that do several: `--tasks cls seg`."),
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Override, as key.path=value. Repeatable.")
@@ -53,6 +57,8 @@ def judge(
     if dataset_spec is None:
         has = [s for s in ("train", "val", "test") if getattr(loaded, s) is not None]
         raise ConfigError(f"{config} has no split '{chosen}'; choose one of {', '.join(has)}")
+    if tasks is not None:
+        dataset_spec["only"] = tasks.split(",")
     model, saved_task, _ = load_pair(checkpoint)
     task = loaded.task.build()
     if tuple(task.classes) != tuple(saved_task.classes):

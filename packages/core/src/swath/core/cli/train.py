@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from swath.core.cli.app import app
+from swath.core.cli.app import ListsInARow, app
 
 if TYPE_CHECKING:
     from swath.core.config import TrainConfig
     from swath.core.engine import RunSummary
 
 
-@app.command("train")
+@app.command("train", cls=ListsInARow)
 def train(
     config: Annotated[
         str, typer.Argument(help="Name (see `swath configs`), .py file, or a run's config.json.")
@@ -35,6 +35,14 @@ def train(
         str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: the first GPU.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Short for --set seed=N.", min=0)] = None,
+    init_tasks: Annotated[
+        str | None,
+        typer.Option(help="Short for --set model.init_tasks=FILE, where a model can begin so."),
+    ] = None,
+    val_tasks: Annotated[
+        str | None,
+        typer.Option(help="Which tasks to validate, for models that do several."),
+    ] = None,
     smoke: Annotated[
         bool, typer.Option("--smoke", help="A few steps of everything, to see that it works.")
     ] = False,
@@ -57,6 +65,10 @@ def train(
     from swath.core.config import load_config
 
     assignments = [*(overrides or ()), *([f"seed={seed}"] if seed is not None else ())]
+    if init_tasks is not None:
+        assignments.append(f"model.init_tasks={init_tasks}")
+    if val_tasks is not None:
+        assignments.append(f"val.only={val_tasks.split(',')}")
     loaded = load_config(config, assignments)
     folder = run_dir or default_run_dir(config, smoke)
     from swath.core import engine
