@@ -107,3 +107,26 @@ def test_mistakes_are_named(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds a UNet for segmentation"):
         add_expert(plain, "roads", ["a"], out)
     assert not out.exists()
+
+
+def test_a_detector_gains_a_task_too(detection: TrainConfig, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    path, grown = tmp_path / "detector.safetensors", tmp_path / "grown.safetensors"
+    save_model(path, detection.model.build(), detection.model, detection.task)
+    add_expert(path, "tanks", ["tank", "silo"], grown, like="planes")
+    model, task, _ = load_pair(grown)
+    before, _, _ = load_pair(path)
+    assert model.tasks == {"ships": 2, "planes": 1, "tanks": 2}
+    assert task.tasks["tanks"].classes == ("tank", "silo")
+    image = torch.randn(2, 3, 64, 64)
+    for number in range(2):
+        with torch.no_grad():
+            got, want = (m.eval()(image, number, [(64, 64)] * 2) for m in (model, before))
+        for ours, theirs in zip(got, want, strict=True):
+            assert torch.equal(ours.boxes, theirs.boxes)
+            assert torch.equal(ours.scores, theirs.scores)
+    new, old = model.heads["tanks"].state_dict(), model.heads["planes"].state_dict()
+    assert [k for k in new if new[k].shape != old[k].shape or not torch.equal(new[k], old[k])] == [
+        "roi_head.fc_cls.weight",
+        "roi_head.fc_cls.bias",
+    ]

@@ -9,11 +9,9 @@ import torch
 from swath.core.checkpoint.official import load_strict
 from swath.core.checkpoint.store import load_pair, save_model
 from swath.core.errors import CheckpointError, ConfigError
-from swath.core.segmentation import SegmentationTask
 from swath.core.spec import Spec, from_data
-from swath.moe.models.many_tasks import check_task_name
-from swath.moe.models.mdf import MDFSegmenter
-from swath.moe.task import MultiDatasetSegmentationTask
+from swath.moe.models.many_tasks import ManyTasks, check_task_name
+from swath.moe.task import MultiDatasetTask
 
 
 def add_expert(
@@ -26,12 +24,13 @@ def add_expert(
 ) -> None:
     """Write a copy of a checkpoint whose model has one more task.
 
-    The new task's experts and decoder are copies of another task's, its head is drawn anew. What
-    the model says for the other tasks stays as it is, bit for bit. Train it with ``init_from`` and
-    ``trained=[name]`` (see `MDFSegmenter`), and that holds for the trained model too.
+    The new task's experts and decoder, or detection head, are copies of another task's; what scores
+    its classes is drawn anew. What the model says for the other tasks stays as it is, bit for bit.
+    Train it with ``init_from`` and ``trained=[name]`` (see `MDFSegmenter` and `MDFDetector`), and
+    that holds for the trained model too.
 
     Args:
-        checkpoint: Of ours, of an `MDFSegmenter` for several segmentation sets.
+        checkpoint: Of ours, of an `MDFSegmenter` or an `MDFDetector`.
         name: Of the new task.
         classes: Its class names in index order.
         out: The ``*.safetensors`` to write.
@@ -43,10 +42,10 @@ def add_expert(
         ConfigError: If there is such a task already, no task ``like``, or no class.
     """
     model, task, about = load_pair(checkpoint)
-    if not isinstance(model, MDFSegmenter) or not isinstance(task, MultiDatasetSegmentationTask):
+    if not isinstance(model, ManyTasks) or not isinstance(task, MultiDatasetTask):
         raise CheckpointError(
             f"{checkpoint} holds a {type(model).__name__} for {task.kind}; experts are added to an "
-            "MDFSegmenter, such as moe_seg_vitb trains"
+            "MDFSegmenter or MDFDetector, such as moe_seg_vitb or moe_det_vitb trains"
         )
     check_task_name(name)
     if name in model.tasks:
@@ -58,22 +57,24 @@ def add_expert(
 
     model_spec = _with_task(from_data(about["model"]), model, name, len(classes))
     torch.manual_seed(seed)
-    grown: MDFSegmenter = model_spec.build()
+    grown: ManyTasks = model_spec.build()
     state = grown.state_dict() | model.state_dict()
     for key in grown.state_dict():
         source = key.replace(f".experts.{number}.", f".experts.{origin}.")
-        source = source.replace(f"decoders.{name}.", f"decoders.{template}.")
+        if not any(part in key for part in grown.class_parts):
+            for part in grown.own_parts:
+                source = source.replace(f"{part}.{name}.", f"{part}.{template}.")
         if source != key:
             state[key] = state[source]
     load_strict(grown, state, where=str(checkpoint))
 
     task_spec = from_data(about["task"])
-    own = Spec(SegmentationTask, classes=list(classes))
+    own = Spec(type(task.tasks[template]), classes=list(classes))
     task_spec["tasks"] = {**task_spec["tasks"], name: own}
     save_model(out, grown, model_spec, task_spec, card=about["card"])
 
 
-def _with_task(spec: Spec, model: MDFSegmenter, name: str, classes: int) -> Spec:
+def _with_task(spec: Spec, model: ManyTasks, name: str, classes: int) -> Spec:
     """The model's spec with one more task, and with an expert for it."""
     arguments: dict[str, Any] = {**spec.kwargs, "tasks": {**model.tasks, name: classes}}
     arguments.pop("trained", None)

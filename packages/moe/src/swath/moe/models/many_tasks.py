@@ -23,12 +23,14 @@ class ManyTasks(nn.Module):
     Attributes:
         tasks: ``tasks``.
         own_parts: Names of the module dicts, keyed by task, of what else belongs to tasks.
+        class_parts: Parts of weights' names that tell whose size is the number of classes.
 
     Raises:
         ConfigError: If there are more tasks than experts, or a name can't be one.
     """
 
     own_parts: tuple[str, ...]
+    class_parts: tuple[str, ...]
 
     def __init__(self, backbone: ViTMoE, tasks: Mapping[str, int]) -> None:
         super().__init__()

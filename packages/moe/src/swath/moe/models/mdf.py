@@ -79,6 +79,7 @@ class MDFSegmenter(ManyTasks):
     """
 
     own_parts = ("decoders", "classifiers")
+    class_parts = ("classifiers.",)
 
     def __init__(
         self,

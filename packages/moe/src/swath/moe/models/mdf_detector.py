@@ -64,6 +64,7 @@ class MDFDetector(ManyTasks):
     """
 
     own_parts = ("heads",)
+    class_parts = (".fc_cls.",)
 
     def __init__(
         self,
