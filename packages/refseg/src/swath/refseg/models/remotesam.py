@@ -16,6 +16,7 @@ square, and the decoder upsamples to the next map's size instead of by two.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -31,7 +32,9 @@ from swath.core.backbones.swin import (
     stage_widths,
 )
 from swath.core.backbones.vit import init_linear
-from swath.core.checkpoint.official import strip_prefixes
+from swath.core.checkpoint.fetch import locate
+from swath.core.checkpoint.official import load_strict, strip_prefixes
+from swath.core.checkpoint.safe import load_file
 from swath.refseg.models.cross_scale import CrossScaleInteraction
 from swath.refseg.models.rotated_conv import AdaptiveRotatedConv2d
 
@@ -547,3 +550,59 @@ def instance_norm(x: Tensor) -> Tensor:
     """Normalise each channel of ``(B, H, W, C)`` over its places (eps 1e-5), always from itself."""
     variance, mean = torch.var_mean(x, dim=(1, 2), correction=0, keepdim=True)
     return (x - mean) * torch.rsqrt(variance + 1e-5)
+
+
+def remotesam_from(
+    swin: str | Path | None = None,
+    bert: str | Path | None = None,
+    size: Literal["t", "s", "b", "l"] = "b",
+    window_size: int = 12,
+    grid: int = 28,
+    drop_path_rate: float = 0.3,
+    checkpointing: bool = False,
+) -> RemoteSAM:
+    """A RemoteSAM to be trained, from pretrained halves as published.
+
+    Args:
+        swin: Official ImageNet classifier of that size and window; None begins at random.
+        bert: Weights of bert-base-uncased; None begins at random.
+        size: See `remotesam`, like those that follow.
+        window_size: As there.
+        grid: As there.
+        drop_path_rate: As there.
+        checkpointing: As there.
+
+    Raises:
+        CheckpointError: If a file is missing, or lacks a weight of its half.
+    """
+    model = remotesam(size, window_size, grid, drop_path_rate, checkpointing)
+    if swin is not None:
+        _load_half(model.backbone, load_file(locate(swin)), _FUSION, str(swin))
+    if bert is not None:
+        state = load_file(locate(bert))
+        inside = {k.removeprefix("bert."): v for k, v in state.items() if not k.startswith("cls.")}
+        _load_half(model.text_encoder, inside, (), str(bert))
+    return model
+
+
+_FUSION = (
+    "fusion",
+    "visual_residual",
+    "res_gate",
+    "visual_gate",
+    "cim",
+    "norm0",
+    "norm1",
+    "norm2",
+    "norm3",
+)
+
+
+def _load_half(
+    half: nn.Module, state: Mapping[str, Tensor], new: Sequence[str], where: str
+) -> None:
+    """Load all that a half shares with its pretraining; what the file has beside it is dropped."""
+    own = half.state_dict()
+    kept = {k: v for k, v in state.items() if k in own}
+    may_miss = [k for k in own if any(part in new for part in k.split("."))]
+    load_strict(half, kept, where=where, may_miss=may_miss)

@@ -1,0 +1,361 @@
+"""Data sets of sentences with masks or boxes: REFER's layout, RefSegRS, DIOR-RSVG.
+
+REFER's layout is that of RRSIS-D and of RemoteSAM-270K: ``refs(unc).p``, a pickle that is read with
+builtin containers and numbers only and nothing run, or ``refs.json``, what `convert_refs` makes of
+it; and ``instances.json``, masks in COCO's form. RISBench's files are read where they come in this
+layout. Dossier section 5.
+"""
+
+import json
+import warnings
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchvision import tv_tensors
+
+from swath.core.checkpoint.safe import load_any
+from swath.core.data.detection import draw_segmentation
+from swath.core.data.readers import resolve_root
+from swath.core.data.segmentation import read_image_tensor
+from swath.core.errors import DataError, suggest
+from swath.core.files import write_json
+from swath.core.sample import Sample
+
+PICKLE, JSON = "refs(unc).p", "refs.json"
+
+TOLERANCE = 0.05
+"""By how much of a side a mask's size may differ from its image's; RRSIS-D has such."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A sentence about an image.
+
+    Attributes:
+        id: Unique within the set.
+        image: Path.
+        sentence: Text.
+        answer: What it means: an annotation of ``instances.json``, the path of a mask, or a box.
+    """
+
+    id: str
+    image: Path
+    sentence: str
+    answer: Any
+
+
+class ReferringSet:
+    """A map-style set of questions as samples: image, ``"sentence"``, and ``"mask"``."""
+
+    def __init__(self, questions: Sequence[Question]) -> None:
+        if not questions:
+            raise DataError("the referring data set is empty; check its folder and split")
+        self.questions = list(questions)
+        self.ids = [question.id for question in questions]
+
+    def __len__(self) -> int:
+        """Number of questions."""
+        return len(self.questions)
+
+    def __getitem__(self, index: int) -> Sample:
+        """A question with its mask, uint8 ``(H, W)``, 0 or 1, at the image's size.
+
+        Raises:
+            DataError: If the image or the mask can't be read, or they don't belong together.
+        """
+        question = self.questions[index]
+        image, valid = read_image_tensor(question.image)
+        mask = self.mask(question, (image.shape[-2], image.shape[-1]))
+        if mask.shape != image.shape[-2:]:
+            mask = _fit(mask, (image.shape[-2], image.shape[-1]), question)
+        targets = {
+            "sentence": question.sentence,
+            "mask": tv_tensors.Mask(torch.from_numpy(np.ascontiguousarray(mask))),
+        }
+        meta = {"id": question.id, "path": str(question.image)}
+        return Sample(image, targets, valid, meta)
+
+    def mask(self, question: Question, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """The mask of a question at any size; ``size`` is that of its image."""
+        raise NotImplementedError
+
+
+class ReferDataset(ReferringSet):
+    """RRSIS-D, RemoteSAM-270K and others in REFER's layout.
+
+    Args:
+        root: Folder with refs and ``instances.json``.
+        split: ``"train"`` or ``"val"``, or ``"test"``, which takes every split with "test" in it.
+        images: Folder of the images; default ``JPEGImages`` in the root. ``.jpg`` and ``.png``
+            stand for each other.
+        sentences: ``"first"`` sentence of each ref, as it is trained on, or ``"all"``, as judged.
+        overlaps: What parts of one object that overlap mean: their ``"union"``, or, as officially,
+            ``"none"`` of the pixels that several parts share.
+
+    Raises:
+        DataError: If files are missing or can't be read, or refs name what isn't there.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "train",
+        images: str | Path | None = None,
+        sentences: Literal["first", "all"] = "first",
+        overlaps: Literal["union", "none"] = "union",
+    ) -> None:
+        folder = resolve_root(root)
+        self.overlaps = overlaps
+        pictures = resolve_root(images) if images is not None else folder / "JPEGImages"
+        refs = [ref for ref in read_refs(folder) if in_split(str(ref["split"]), split)]
+        annotations = _annotations(folder / "instances.json")
+        missing = [ref["ann_id"] for ref in refs if ref["ann_id"] not in annotations]
+        if missing:
+            raise DataError(
+                f"{folder / 'instances.json'}: lacks annotation {missing[0]} and "
+                f"{len(missing) - 1} more that the refs name; take both files from one release"
+            )
+        present = {path.name: path for path in pictures.iterdir()} if pictures.is_dir() else {}
+        questions, absent = [], []
+        for number, ref in enumerate(refs):
+            image = _image(present, str(ref["file_name"]))
+            if image is None:
+                absent.append(str(ref["file_name"]))
+                continue
+            chosen = ref["sentences"] if sentences == "all" else ref["sentences"][:1]
+            questions += [
+                Question(
+                    f"{ref.get('ref_id', number)}-{i}", image, _text(s), annotations[ref["ann_id"]]
+                )
+                for i, s in enumerate(chosen)
+            ]
+        if absent:
+            message = f"{pictures}: {len(absent)} images of the refs aren't there, e.g. {absent[0]}"
+            if not questions:
+                raise DataError(f"{message}; check the folder")
+            warnings.warn(f"{message}; these refs are left out", stacklevel=2)
+        super().__init__(questions)
+
+    def mask(self, question: Question, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """See `ReferringSet.mask`."""
+        parts = question.answer["segmentation"]
+        if isinstance(parts, dict):
+            parts = [parts]
+        if not parts:  # a sentence that means nothing in its image
+            return np.zeros(size, np.uint8)
+        if not isinstance(parts[0], dict):  # polygons, all at once
+            return draw_segmentation(parts, size, question.id)
+        drawn = [_drawn(part, question.id) for part in parts]
+        counts = np.sum(drawn, axis=0, dtype=np.int64)
+        shown = counts == 1 if self.overlaps == "none" else counts > 0
+        return np.asarray(shown).astype(np.uint8)
+
+
+class RefSegRS(ReferringSet):
+    """RefSegRS: ``images/ID.tif``, ``masks/ID.tif``, ``output_phrase_{split}.txt``.
+
+    Args:
+        root: Its folder.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+
+    Raises:
+        DataError: If a list is missing or names what isn't there.
+    """
+
+    def __init__(self, root: str | Path, split: str = "train") -> None:
+        folder = resolve_root(root)
+        path = folder / f"output_phrase_{split}.txt"
+        if not path.is_file():
+            raise DataError(f"{path}: no such list; RefSegRS has train, val and test")
+        questions = []
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
+            name, _, sentence = line.strip().partition(" ")
+            if not sentence:
+                continue
+            image, mask = (folder / part / f"{name}.tif" for part in ("images", "masks"))
+            for needed in (image, mask):
+                if not needed.is_file():
+                    raise DataError(f"{path}, line {number + 1}: {needed} isn't there")
+            questions.append(Question(f"{name}-{number}", image, sentence.strip(), mask))
+        super().__init__(questions)
+
+    def mask(self, question: Question, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """See `ReferringSet.mask`; true where the stored value is above 50."""
+        values, _ = read_image_tensor(question.answer)
+        return np.asarray(values[0].numpy() > 50).astype(np.uint8)
+
+
+class DiorRsvg:
+    """DIOR-RSVG: sentences with boxes; samples have ``"sentence"`` and ``"box"`` x1, y1, x2, y2.
+
+    Args:
+        root: Folder with ``Annotations``, ``JPEGImages`` and ``{split}.txt``, whose numbers count
+            the objects of all annotation files, sorted by name.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+
+    Raises:
+        DataError: If files are missing or can't be read.
+    """
+
+    def __init__(self, root: str | Path, split: str = "test") -> None:
+        folder = resolve_root(root)
+        path = folder / f"{split}.txt"
+        if not path.is_file():
+            raise DataError(f"{path}: no such list; DIOR-RSVG has train, val and test")
+        chosen = {int(word) for word in path.read_text(encoding="utf-8").split()}
+        rows = _rsvg_objects(folder)
+        self.questions = [question for i, question in enumerate(rows) if i in chosen]
+        if not self.questions:
+            raise DataError(f"{path}: names none of the objects under {folder / 'Annotations'}")
+
+    def __len__(self) -> int:
+        """Number of sentences."""
+        return len(self.questions)
+
+    def __getitem__(self, index: int) -> Sample:
+        """An image, a sentence and its box."""
+        question = self.questions[index]
+        targets = {"sentence": question.sentence, "box": question.answer}
+        meta = {"id": question.id, "path": str(question.image)}
+        image, valid = read_image_tensor(question.image)
+        return Sample(image, targets, valid, meta)
+
+
+def read_refs(folder: Path) -> list[dict[str, Any]]:
+    """The refs of a folder: ``refs.json`` if it is there, else the pickle, safely.
+
+    Raises:
+        UnsafeCheckpointError: If the pickle names anything but containers, text and numbers.
+        DataError: If neither is there, or what is read isn't a list of refs.
+    """
+    path = folder / JSON
+    if path.is_file():
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+    elif (path := folder / PICKLE).is_file():
+        content = load_any(path)
+    else:
+        raise DataError(f"{folder}: holds neither {JSON} nor {PICKLE}")
+    needed = ("split", "ann_id", "file_name", "sentences")
+    for number, ref in enumerate(content if isinstance(content, list) else [None]):
+        lacking = needed if not isinstance(ref, dict) else [k for k in needed if k not in ref]
+        if lacking:
+            raise DataError(
+                f"{path}: ref {number} lacks {', '.join(lacking)}; is this a refs file?"
+            )
+    refs: list[dict[str, Any]] = content
+    return refs
+
+
+def convert_refs(folder: str | Path) -> Path:
+    """Write ``refs.json`` beside ``refs(unc).p``: the same, for good without a pickle.
+
+    Raises:
+        UnsafeCheckpointError: See `read_refs`.
+    """
+    place = resolve_root(folder)
+    path = place / JSON
+    write_json(path, _plain(read_refs(place)))
+    return path
+
+
+def in_split(stored: str, wanted: str) -> bool:
+    """Whether a ref is in a split: exactly, or for ``"test"`` any whose name has it."""
+    return "test" in stored if wanted == "test" else stored == wanted
+
+
+def _plain(value: Any) -> Any:
+    """Containers and numbers as JSON knows them."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value.item() if hasattr(value, "item") else value
+
+
+def _annotations(path: Path) -> dict[Any, dict[str, Any]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {entry["id"]: entry for entry in content["annotations"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: can't be read as COCO annotations: {error}") from error
+
+
+def _image(present: Mapping[str, Path], name: str) -> Path | None:
+    stem = Path(name).stem
+    for candidate in (name, f"{stem}.jpg", f"{stem}.png"):
+        if candidate in present:
+            return present[candidate]
+    return None
+
+
+def _text(sentence: Mapping[str, Any]) -> str:
+    return str(sentence.get("raw") or sentence["sent"])
+
+
+def _drawn(part: Mapping[str, Any], where: str) -> NDArray[np.uint8]:
+    height, width = part["size"]
+    return draw_segmentation(dict(part), (int(height), int(width)), where)
+
+
+def _fit(mask: NDArray[np.uint8], size: tuple[int, int], question: Question) -> NDArray[np.uint8]:
+    """Resize a mask that differs from its image by a few pixels."""
+    if any(abs(a - b) > TOLERANCE * b for a, b in zip(mask.shape, size, strict=True)):
+        raise DataError(
+            f"{question.image}: is {size[1]} x {size[0]} px, but the mask of '{question.id}' is "
+            f"{mask.shape[1]} x {mask.shape[0]}; they don't belong together"
+        )
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(int)
+        for new, old in zip(size, mask.shape, strict=True)
+    )
+    return np.asarray(mask[np.ix_(rows, columns)])
+
+
+def _rsvg_objects(folder: Path) -> Iterator[Question]:
+    """All objects that have a description, by file and place."""
+    for path in sorted((folder / "Annotations").glob("*.xml")):
+        text = path.read_text(encoding="utf-8")
+        if "<!DOCTYPE" in text or "<!ENTITY" in text:
+            raise DataError(f"{path}: XML with a document type isn't accepted; remove it")
+        try:
+            root = ElementTree.fromstring(text)
+            name = root.findtext("filename") or f"{path.stem}.jpg"
+            for number, element in enumerate(root.iter("object")):
+                box = [float(element.findtext(f"bndbox/{k}", "")) for k in _CORNERS]
+                sentence = (element.findtext("description") or "").strip()
+                yield Question(f"{path.stem}-{number}", folder / "JPEGImages" / name, sentence, box)
+        except (ElementTree.ParseError, ValueError) as error:
+            raise DataError(f"{path}: can't be read: {error}") from error
+
+
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+REFERRING_SETS = {"remotesam-270k", "rrsis-d", "refsegrs", "risbench"}
+"""Sets that `referring_set` reads by name."""
+
+
+def referring_set(
+    name: str, root: str | Path, split: str = "train", **options: Any
+) -> ReferringSet:
+    """A referring set by name, each in its own layout.
+
+    Args:
+        name: One of `REFERRING_SETS`.
+        root: Its folder.
+        split: See the sets.
+        **options: Of `ReferDataset`, for those in REFER's layout.
+
+    Raises:
+        DataError: If nobody knows the name; see the sets too.
+    """
+    if name not in REFERRING_SETS:
+        raise DataError(f"unknown referring set '{name}'{suggest(name, sorted(REFERRING_SETS))}")
+    if name == "refsegrs":
+        return RefSegRS(root, split)
+    return ReferDataset(root, split, **options)

@@ -1,0 +1,38 @@
+from collections import Counter
+
+import numpy as np
+
+from swath.refseg.data.scenes import VOCABULARY, SceneSentences
+from swath.refseg.text import WordPieces
+
+SHARES = {"object": 0.4, "class": 0.3, "colour": 0.2, "nothing": 0.1}
+
+
+def test_sentences_of_every_kind_have_masks_that_fit() -> None:
+    data = SceneSentences(96, 60, seed=3, shares=SHARES)
+    tokenizer = WordPieces(VOCABULARY)
+    kinds: Counter[str] = Counter()
+    for i in range(len(data)):
+        sample = data[i]
+        kind, mask = sample.meta["kind"], sample.targets["mask"].numpy()
+        kinds[kind] += 1
+        assert set(np.unique(mask)) <= {0, 1}
+        assert (mask.sum() == 0) == (kind == "nothing")
+        pieces = tokenizer.pieces(sample.targets["sentence"])
+        assert tokenizer.words["[UNK]"] not in pieces
+        assert not any(VOCABULARY[p].startswith("##") for p in pieces)  # no word is spelt
+    assert {"nothing", "many of a class", "many of a colour"} < set(kinds)
+
+
+def test_a_sample_is_a_function_of_its_index() -> None:
+    data = SceneSentences(64, 12, seed=1, shares=SHARES, sentences=3)
+    first = [data[i] for i in (5, 0, 5)]
+    assert first[0].targets["sentence"] == first[2].targets["sentence"]
+    np.testing.assert_array_equal(first[0].targets["mask"], first[2].targets["mask"])
+    np.testing.assert_array_equal(data[3].image, data[5].image)  # one scene, three sentences
+
+
+def test_an_epoch_takes_scene_after_scene() -> None:
+    order = SceneSentences(64, 10, sentences=3).epoch_order(0, 0)
+    assert sorted(order) == list(range(10))
+    assert len(set((order[:3] // 3).tolist())) == 1
