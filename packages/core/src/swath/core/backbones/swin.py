@@ -43,7 +43,7 @@ class PatchEmbed(nn.Module):
         """Map an image ``(B, in_channels, H, W)`` to ``(B, ceil(H / P), ceil(W / P), C)``."""
         height, width = image.shape[-2:]
         image = F.pad(image, (0, -width % self.patch_size, 0, -height % self.patch_size))
-        x = self.norm(self.proj(image).permute(0, 2, 3, 1))
+        x: Tensor = self.norm(self.proj(image).permute(0, 2, 3, 1))
         return x
 
 
@@ -242,7 +242,8 @@ class SwinStage(nn.Module):
 
     def attend(self, x: Tensor) -> Tensor:
         """The blocks alone: ``(B, H, W, C)`` to the same."""
-        mask = shifted_window_mask(*x.shape[1:3], self.window_size, x.device).to(x.dtype)
+        height, width = x.shape[1:3]
+        mask = shifted_window_mask(height, width, self.window_size, x.device).to(x.dtype)
         for block in self.blocks:
             if self.checkpointing and self.training:
                 x = checkpoint(block, x, mask, use_reentrant=False)
