@@ -16,7 +16,7 @@ from swath.core.inference.predictor import Predictor
 from swath.core.models.unet import UNet
 from swath.core.segmentation import SegmentationTask
 from swath.core.spec import Spec
-from swath.ovseg.cost_maps import cost_maps
+from swath.ovseg.costs import cost_maps
 from swath.ovseg.evaluation import benchmark, data_sets, rows
 from swath.ovseg.protocols import PublishedProtocol
 from swath.ovseg.task import OpenVocabularyTask

@@ -6,7 +6,25 @@ Importing this module is cheap: what needs torch is imported when it is first us
 import importlib
 from typing import Any
 
-_LAZY: dict[str, str] = {}
+_LAZY = {
+    "CATSeg": "swath.ovseg.models.catseg",
+    "CLIP": "swath.ovseg.clip",
+    "CostMaps": "swath.ovseg.costs",
+    "DINO": "swath.ovseg.dino",
+    "GSNet": "swath.ovseg.models.gsnet",
+    "OpenVocabularyTask": "swath.ovseg.task",
+    "PublishedProtocol": "swath.ovseg.protocols",
+    "RSKTSeg": "swath.ovseg.models.rskt_seg",
+    "SemSegMetrics": "swath.ovseg.metrics",
+    "benchmark": "swath.ovseg.evaluation",
+    "cost_maps": "swath.ovseg.costs",
+    "join_zip": "swath.ovseg.split_zip",
+    "open_vocabulary_adamw": "swath.ovseg.optimizers",
+    "pixelwise_bce": "swath.ovseg.losses",
+    "pretrained": "swath.ovseg.towers",
+    "published_augment": "swath.ovseg.augment",
+    "tokenize": "swath.ovseg.prompts",
+}
 
 __all__ = ["__version__", *sorted(_LAZY)]
 

@@ -90,7 +90,7 @@ def costs(
     model_final.pth --out costs`
     """
     from swath.core.inference.predictor import load_model
-    from swath.ovseg.cost_maps import cost_maps
+    from swath.ovseg.costs import cost_maps
 
     names = [name.strip() for name in classes.split(";" if ";" in classes else ",")]
     predictor = load_model(model, weights=weights, device=device)

@@ -5,3 +5,4 @@ datasets = ("swath.ovseg.datasets:DATASETS",)
 configs = ("swath.ovseg.configs",)
 commands = {"ovseg": "swath.ovseg.cli:app"}
 command_help = {"ovseg": "Benchmarks and cost maps of open-vocabulary models."}
+demos = {"ovseg": "swath.ovseg.demo:run"}
