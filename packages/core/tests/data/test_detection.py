@@ -11,11 +11,13 @@ import torch
 from PIL import Image
 from torchvision import tv_tensors
 
+from swath.core.data.catalogue import dataset_spec
 from swath.core.data.detection import (
     CocoJson,
     DetectionItems,
     DotaText,
     VocXml,
+    YoloObb,
     draw_segmentation,
     read_coco,
     read_dota,
@@ -24,7 +26,10 @@ from swath.core.data.detection import (
 )
 from swath.core.data.spec import Item, Protocol
 from swath.core.errors import DataError
+from swath.core.geo.raster import RasterInfo
+from swath.core.inference.objects import DetectionResult
 from swath.core.structures import RotatedBoxes
+from swath.kernels import rotated_iou
 
 CLASSES = ("ship", "large-vehicle")
 HEIGHT, WIDTH = 40, 60
@@ -260,3 +265,35 @@ def test_real_objects_agree_in_coco_dota_and_xml(samples_dir: Path) -> None:
     for box in torch.from_numpy(upright.objects(3).boxes):
         covers = (around[:, :2] <= box[:2] + 1.5).all(1) & (around[:, 2:] >= box[2:] - 1.5).all(1)
         assert covers.any()
+
+
+def test_yolo_obb_text_is_what_the_result_of_a_detector_writes(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    Image.new("RGB", (80, 40)).save(tmp_path / "images/a.png")
+    boxes = np.array([[20.0, 10, 16, 8, 0.5], [70, 35, 30, 10, -1.2]])
+    info = RasterInfo(None, 80, 40, 3, "uint8")
+    result = DetectionResult(info, ("ship", "plane"), boxes, np.array([1, 0]), np.array([0.9, 0.8]))
+    result.save_yolo(tmp_path / "labels/a.txt")
+    targets = YoloObb(tmp_path / "images", tmp_path / "labels", ["ship", "plane"])[0].targets
+    assert targets["labels"].tolist() == [1, 0]
+    same = torch.from_numpy(boxes).float()
+    assert torch.allclose(torch.as_tensor(targets["boxes"]), same, atol=1e-3)
+    (tmp_path / "labels/a.txt").write_text("2 0 0 1 0 1 1 0 1\n")
+    with pytest.raises(DataError, match="line 1: '2' isn't a class"):
+        YoloObb(tmp_path / "images", tmp_path / "labels", ["ship", "plane"])[0]
+    (tmp_path / "labels/a.txt").write_text("ship 0 0 1 0 1 1 0 1\n")
+    with pytest.raises(DataError, match="line 1: expected 'class x1 y1"):
+        YoloObb(tmp_path / "images", tmp_path / "labels", ["ship"])[0]
+
+
+def test_yolo_obb_labels_of_real_crops_are_those_of_their_dota_text(samples_dir: Path) -> None:
+    root = samples_dir / "detection/dota8"
+    classes = dataset_spec("dota").protocol("v1.0").classes
+    yolo = YoloObb(root / "images/train", root / "labels/train", classes)
+    dota = DotaText(root / "images/train", root / "labelTxt/train", classes)
+    for ours, theirs in zip(yolo, dota, strict=True):
+        assert ours.targets["labels"].tolist() == theirs.targets["labels"].tolist()
+        corners = (torch.as_tensor(s.targets["boxes"]) for s in (ours, theirs))
+        overlap = rotated_iou(*corners, aligned=True)
+        assert float(overlap.min()) > 0.98

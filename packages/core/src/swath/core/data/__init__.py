@@ -20,6 +20,7 @@ _LAZY = {
     "Protocol": "spec",
     "Radiometry": "radiometry",
     "VocXml": "detection",
+    "YoloObb": "detection",
     "catalogue": "catalogue",
     "load_dataset": "catalogue",
 }

@@ -1,4 +1,4 @@
-"""Images with objects: DOTA text, VOC and DIOR XML, VHR-10 text, COCO JSON."""
+"""Images with objects: DOTA text, YOLO-OBB text, VOC and DIOR XML, VHR-10 text, COCO JSON."""
 
 import json
 import math
@@ -157,11 +157,46 @@ def read_vhr10(path: Path) -> Objects:
     return objects
 
 
+def read_yolo_obb(path: Path) -> Objects:
+    """Read YOLO-OBB text: class number from 0 and four corners as shares of the image's size.
+
+    Returns:
+        Boxes as stored, ``(N, 8)`` in shares; corners may lie outside of [0, 1].
+
+    Raises:
+        DataError: With the file and line that can't be read.
+    """
+    objects, rows = Objects(), []
+    for number, line in enumerate(_text(path).splitlines(), start=1):
+        words = line.split()
+        if not words:
+            continue
+        try:
+            row = [float(word) for word in words[1:]]
+        except ValueError:
+            row = []
+        if len(row) != 8 or not words[0].isdigit() or not np.isfinite(row).all():
+            raise DataError(
+                f"{path}, line {number}: expected 'class x1 y1 x2 y2 x3 y3 x4 y4', a number and "
+                f"shares; got '{line[:60]}'"
+            )
+        rows.append(row)
+        objects.names.append(words[0])
+        objects.difficult.append(False)
+        objects.places.append(f"line {number}")
+    objects.boxes = np.array(rows, dtype=np.float64).reshape(-1, 8)
+    return objects
+
+
+FIRST_NUMBERS = {"vhr10": 1, "yolo-obb": 0}
+"""The number of the first class, by the kinds of labels that have numbers for names."""
+
 READERS: dict[str, Callable[[Path], Objects]] = {
     "dota": read_dota,
     "voc": read_voc,
     "voc-rotated": lambda path: read_voc(path, rotated=True),
     "vhr10": read_vhr10,
+    "yolo-obb": read_yolo_obb,
 }
 """How the label file of one image is read, by `Layout.kind`."""
 
@@ -272,12 +307,12 @@ class DetectionItems:
         Raises:
             DataError: If a class isn't in the protocol.
         """
-        numbered = self.kind == "vhr10"
+        first = FIRST_NUMBERS.get(self.kind)
         labels = []
         for name, place in zip(objects.names, objects.places, strict=True):
             index = self._index.get(_key(name))
-            if numbered:
-                index = int(name) - 1 if 1 <= int(name) <= len(self.classes) else None
+            if first is not None:
+                index = int(name) - first if 0 <= int(name) - first < len(self.classes) else None
             if index is None:
                 raise DataError(
                     f"{where}, {place}: '{name}' isn't a class{suggest(name, list(self.classes))}"
@@ -299,6 +334,8 @@ class DetectionItems:
         meta["label_path"] = str(item.label)
         objects = self.objects(index)
         size = (image.shape[1], image.shape[2])
+        if self.kind == "yolo-obb":
+            objects.boxes = objects.boxes * np.tile([size[1], size[0]], 4)
         targets: dict[str, Any] = {
             "boxes": _as_boxes(objects.boxes, size, self._min_side_px),
             "labels": torch.tensor(self.labels(objects, item.label), dtype=torch.int64),
@@ -366,6 +403,30 @@ class DotaText(DetectionItems):
     ) -> None:
         items = _paired(images, labels, ".txt", ids)
         super().__init__(items, Protocol(tuple(classes)), "dota")
+
+
+class YoloObb(DetectionItems):
+    """A folder of images and a folder of YOLO-OBB text files of the same names.
+
+    Args:
+        images: Folder of the images.
+        labels: Folder of the text files; an empty file means no object.
+        classes: Class names in the order of their numbers.
+        ids: As for `DotaText`.
+
+    Raises:
+        DataError: If a folder is absent or empty, or an image has no label file.
+    """
+
+    def __init__(
+        self,
+        images: str | Path,
+        labels: str | Path,
+        classes: Sequence[str],
+        ids: Sequence[str] | str | Path | None = None,
+    ) -> None:
+        items = _paired(images, labels, ".txt", ids)
+        super().__init__(items, Protocol(tuple(classes)), "yolo-obb")
 
 
 class VocXml(DetectionItems):

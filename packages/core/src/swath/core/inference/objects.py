@@ -175,6 +175,24 @@ class DetectionResult:
             writers[path.suffix.lower()](temporary)
         return path
 
+    def save_yolo(self, path: str | Path) -> Path:
+        """Write YOLO-OBB text: class number from 0 and corners as shares of the image's size.
+
+        Scores aren't written: the file is that of labels.
+
+        Returns:
+            The path.
+        """
+        path = Path(path)
+        shares = self.corners() / (self.info.width, self.info.height)
+        lines = [
+            f"{label} " + " ".join(f"{v:.6f}" for v in quad.ravel()) + "\n"
+            for quad, label in zip(shares, self.labels, strict=True)
+        ]
+        with atomic_path(path) as temporary:
+            temporary.write_text("".join(lines), encoding="utf-8")
+        return path
+
     def _vectors(self, path: Path) -> None:
         import pyogrio
 
