@@ -51,7 +51,7 @@ def write_raster(path: Path, array: np.ndarray) -> None:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the pages assume: scenes, a folder data set, polygons, and the results of a run."""
+    """What the pages assume: scenes, folders with masks and boxes, polygons, the results of a run."""
     folder = tmp_path_factory.mktemp("docs")
     rng = np.random.default_rng(0)
     write_raster(folder / "scene.tif", rng.integers(0, 255, (3, 200, 220), dtype=np.uint8))
@@ -67,6 +67,10 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         noise = rng.integers(0, 100, (96, 96, 3), dtype=np.uint8)
         Image.fromarray(noise + 120 * mask[..., None]).save(folder / f"data/images/{name}.png")
         Image.fromarray(mask).save(folder / f"data/masks/{name}.png")
+    (folder / "data/labelTxt").mkdir()
+    for name in "abcd":
+        line = "20 20 60 30 57 42 17 32 ship 0\n"
+        (folder / f"data/labelTxt/{name}.txt").write_text(line)
     (folder / "data/train.txt").write_text("a\nb\nc\n")
     (folder / "data/val.txt").write_text("d\n")
     for name in ("archive", "archive16"):

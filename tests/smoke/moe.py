@@ -7,6 +7,12 @@ from pathlib import Path
 
 assert importlib.util.find_spec("swath.pretrain") is None, "another paradigm came along"
 swath_command = Path(sys.executable).with_name("swath")
-for arguments in (["--help"], ["configs"], ["models", "s5-moe-vitb-seg"], ["moe", "--help"]):
+for arguments in (
+    ["--help"],
+    ["configs"],
+    ["models", "s5-moe-vitb-seg"],
+    ["models", "s5-moe-vitb-det"],
+    ["moe", "--help"],
+):
     subprocess.run([str(swath_command), *arguments], check=True, stdout=subprocess.DEVNULL)
 print("swath.moe works from its wheel")
