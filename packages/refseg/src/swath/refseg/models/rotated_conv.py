@@ -103,9 +103,16 @@ class AdaptiveRotatedConv2d(nn.Module):
         self.rounting_func = Routing(in_channels, kernel_number)
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve ``(B, in_channels, H, W)``, each sample with its own kernel."""
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        """Convolve ``(B, in_channels, H, W)``, each sample with its own kernel.
+
+        Args:
+            x: The map.
+            scale: Factor on each output channel, ``(out_channels,)``.
+        """
         weight = self.rotated_weight(*self.rounting_func(x))
+        if scale is not None:
+            weight = weight * scale[:, None, None, None]
         batch = x.shape[0]
         joined = F.conv2d(
             x.flatten(0, 1)[None],
