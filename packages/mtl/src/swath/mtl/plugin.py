@@ -2,4 +2,7 @@
 
 models = ("swath.mtl.cards:CARDS",)
 configs = ("swath.mtl.configs",)
+preparers = ("swath.mtl.cli:potsdam_irrg",)
+commands = {"mtl": "swath.mtl.cli:app"}
+command_help = {"mtl": "Put Potsdam's tiles together again."}
 demos = {"mtl": "swath.mtl.demo:run"}

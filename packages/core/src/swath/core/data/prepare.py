@@ -54,7 +54,7 @@ class Recipe:
         size: Side of the tiles in pixels.
         overlap: Pixels shared by neighbours, in splits to train on.
         overlap_val: The same in all other splits.
-        protocol: How the stored labels are read, or None for DOTA text.
+        protocol: How the stored labels are read, by name or one of its own; None for DOTA text.
         pad: Colour around scenes smaller than a tile; None leaves those tiles small.
         source_text: Where the figures come from.
     """
@@ -65,7 +65,7 @@ class Recipe:
     size: int
     overlap: int
     overlap_val: int
-    protocol: str | None = None
+    protocol: str | Protocol | None = None
     pad: tuple[int, int, int] | None = None
     source_text: str = field(default="", compare=False)
 
@@ -160,11 +160,12 @@ def prepare(
     split: str | None = None,
     workers: int | None = None,
     progress: bool = False,
+    recipe: Recipe | None = None,
 ) -> Prepared:
     """Cut a copy of a known data set into tiles.
 
     Args:
-        name: The set's name; one of `RECIPES`.
+        name: The set's name; one of `RECIPES` unless ``recipe`` is given.
         root: The copy as its authors distribute it, unpacked.
         out: Folder to write to; the catalogue reads it as a copy of the same set.
         size: Side of the tiles in pixels; None takes the papers'.
@@ -172,13 +173,14 @@ def prepare(
         split: Only this split.
         workers: Scenes cut at the same time; None takes one a core, at most eight.
         progress: Show a bar.
+        recipe: How to cut it; default: that of `RECIPES`.
 
     Raises:
         DataError: If the set needs no preparing or isn't known, no scene is there, a label is
             missing or out of range, or ``out`` was made in another way.
     """
     spec = dataset_spec(name)
-    recipe = _changed(_recipe(name), size, overlap)
+    recipe = _changed(recipe or _recipe(name), size, overlap)
     folder, target = resolve_root(root), resolve_root(out)
     if target.resolve() == folder.resolve():
         raise DataError(f"{target}: write the tiles to another folder than the scenes are in")

@@ -118,7 +118,6 @@ class LogHook(Hook):  # type: ignore[misc]
         self.folder, self.config, self.state, self.bar = folder, config, state, bar
         self.score = score
         self.seen: dict[str, list[Any]] = {}
-        self.count = 0
         self.trackers = tuple(trackers)
         self.file: BinaryIO | None = None
 
@@ -135,19 +134,21 @@ class LogHook(Hook):  # type: ignore[misc]
             self.file = self.folder.log.open("ab", buffering=0)
 
     def after_train_iter(self, runner: Any, outputs: Mapping[str, Any], **_: Any) -> None:
-        """Gather, without waiting for a GPU; write the means when a line is due."""
+        """Gather, without waiting for a GPU; write the means when a line is due.
+
+        The mean of a loss that only some steps have is over these.
+        """
         for name, value in outputs.items():
             self.seen.setdefault(name, []).append(value)
-        self.count += 1
         step = self.state.step + 1
         if step % self.config.log_every and step != self.config.iterations:
             self.bar.advance()
             return
         means = mean_over_processes(
-            {name: _sum(values) / self.count for name, values in self.seen.items()},
+            {name: _sum(values) / len(values) for name, values in self.seen.items()},
             self.state.world,
         )
-        self.seen, self.count = {}, 0
+        self.seen = {}
         rate = max(group["lr"] for group in self.state.optimizer.param_groups)
         times = {name: means.pop(name) for name in ("time_s", "data_s")}
         self._write({"step": step, **means, "lr": rate, **times})

@@ -1,0 +1,46 @@
+"""``swath mtl`` and ``swath data prepare potsdam-irrg``: Potsdam as RSCoTr has it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Put Potsdam's tiles together again.", no_args_is_help=True)
+
+
+@app.callback()
+def root() -> None:
+    """Put Potsdam's tiles together again."""
+
+
+@app.command("stitch")
+def stitch(
+    tiles: Annotated[Path, typer.Argument(help="Folder of area_left_top_right_bottom.png.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the whole areas.")],
+    five_classes: Annotated[
+        bool, typer.Option("--five-classes", help="Draw clutter as impervious surface.")
+    ] = False,
+) -> None:
+    """Put tiles together by their names, an image for each area.
+
+    Example: `swath mtl stitch predictions/ -o areas/ --five-classes`
+    """
+    from swath.mtl.puzzle import stitch_folder
+
+    for path in stitch_folder(tiles, out, five_classes):
+        typer.echo(f"written  {path}")
+
+
+def potsdam_irrg(
+    root: Annotated[Path, typer.Argument(help="Of 3_Ortho_IRRG and 5_Labels_all.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write to.")],
+    workers: Annotated[int | None, typer.Option(help="Scenes at the same time.")] = None,
+) -> None:
+    """Cut Potsdam's infrared scenes into 512 px tiles, as RSCoTr is trained on.
+
+    Example: `swath data prepare potsdam_irrg potsdam_raw/ -o potsdam/`
+    """
+    from swath.mtl.potsdam import prepare_irrg
+
+    done = prepare_irrg(root, out, workers=workers, progress=True)
+    typer.echo(f"{out}: {done.tiles} tiles of {done.scenes} scenes, {done.skipped} were there")
