@@ -51,7 +51,7 @@ def write_raster(path: Path, array: np.ndarray) -> None:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the pages assume: scenes, folders with masks and boxes, polygons, the results of a run."""
+    """What the pages assume: scenes, folders with masks and boxes, polygons, and a run."""
     folder = tmp_path_factory.mktemp("docs")
     rng = np.random.default_rng(0)
     write_raster(folder / "scene.tif", rng.integers(0, 255, (3, 200, 220), dtype=np.uint8))
