@@ -80,7 +80,7 @@ class SwinBlock(nn.Module):
         mask = None
         if shift or below or right:
             mask = region_mask(height, width, window, shift, qkv.device).to(qkv.dtype)
-            mask = mask.repeat_interleave(self.heads, 0)
+            mask = mask.repeat_interleave(self.heads, 0)[None]  # 4-d masks have a fused kernel
             qkv = F.pad(qkv, (0, 0, 0, right, 0, below)).roll((-shift, -shift), (1, 2))
         cells = qkv.unflatten(2, (-1, window)).unflatten(1, (-1, window))
         cells = cells.unflatten(-1, (3, self.heads, -1))  # (B, rows, w, columns, w, 3, heads, d)
@@ -381,7 +381,8 @@ def guided_qkv(
     weight = torch.cat([query.weight[:, :own], key.weight[:, :own], value.weight])
     bias = torch.cat([query.bias, key.bias, value.bias])
     shared = F.linear(guidance, torch.cat([query.weight[:, own:], key.weight[:, own:]]))
-    return F.linear(x, weight, bias) + F.pad(shared, (0, value.out_features))
+    qkv: Tensor = F.linear(x, weight, bias)
+    return qkv.add_(F.pad(shared, (0, value.out_features)))
 
 
 def average_pool(x: Tensor, size: Sequence[int]) -> Tensor:
