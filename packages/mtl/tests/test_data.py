@@ -7,7 +7,7 @@ import torch
 from swath.core.data.loader import Key
 from swath.core.errors import ConfigError, DataError
 from swath.core.sample import Sample
-from swath.mtl.data import Part, TaskMixture
+from swath.mtl.data import Fold, Part, TaskMixture
 from swath.mtl.strategies import Random, RoundRobin
 
 
@@ -100,3 +100,12 @@ def test_some_may_be_chosen_by_head_or_name() -> None:
 def test_mistakes_are_named(make: Any, message: str) -> None:
     with pytest.raises((ConfigError, DataError), match=message):
         make()
+
+
+def test_a_fold_holds_out_every_nth() -> None:
+    held, rest = (Fold(Numbers(11), part, every=4) for part in ("test", "train"))
+    assert held.ids == ["0", "4", "8"]
+    assert [held[i].meta["id"] for i in range(len(held))] == held.ids
+    assert sorted([*held.ids, *rest.ids], key=int) == [str(i) for i in range(11)]
+    with pytest.raises(DataError, match="part 'val' is unknown"):
+        Fold(Numbers(3), "val")

@@ -203,3 +203,32 @@ class WithObjects:
     def __getitem__(self, index: int) -> Sample:
         """One image with its objects."""
         return self.dataset[self._indices[index]]
+
+
+class Fold:
+    """Every n-th sample of a set that has no splits, or all others.
+
+    Args:
+        dataset: Map-style set of samples.
+        part: ``"test"`` for every n-th, ``"train"`` for the others.
+        every: n.
+
+    Raises:
+        DataError: If the part is unknown.
+    """
+
+    def __init__(self, dataset: Samples, part: str, every: int = 5) -> None:
+        if part not in ("train", "test"):
+            raise DataError(f"part '{part}' is unknown; use 'train' or 'test'")
+        self.dataset = dataset
+        held = part == "test"
+        self._indices = [i for i in range(len(dataset)) if (i % every == 0) == held]
+        names = getattr(dataset, "ids", range(len(dataset)))
+        self.ids = [str(names[i]) for i in self._indices]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        """One sample."""
+        return self.dataset[self._indices[index]]
