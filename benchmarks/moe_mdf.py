@@ -5,7 +5,7 @@ Claim:  MoE-MDF at least matches a shared model without experts in every domain,
         ones on average, with less than half of their parameters.
 
 All three see the same scenes in the same number of steps: a separate model gets a quarter of a
-batch, its own domain's. The backbone is the small one of `moe_seg_scenes_tiny`; without experts, all
+batch, its own domain's. The backbone is the small one of `moe_seg_scenes_tiny`; without experts all
 samples go through the first.
 """
 

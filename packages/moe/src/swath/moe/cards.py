@@ -54,6 +54,30 @@ def _detector(size: str, params: int) -> ModelCard:
     )
 
 
+DOTA_V1 = (
+    "plane", "baseball-diamond", "bridge", "ground-track-field", "small-vehicle", "large-vehicle",
+    "ship", "tennis-court", "basketball-court", "storage-tank", "soccer-ball-field", "roundabout",
+    "harbor", "swimming-pool", "helicopter",
+)  # fmt: skip
+"""Class order of DOTA-v1.0 in mmrotate."""
+
+_MMROTATE = ModelCard(
+    name="oriented-rcnn-r50-dota",
+    title="Oriented R-CNN, ResNet-50, DOTA-v1.0, as in mmrotate; 1024 px",
+    task="detection",
+    paper="Oriented R-CNN, Xie et al. 2021",
+    paper_url="https://arxiv.org/abs/2108.05699",
+    official_repo="https://github.com/open-mmlab/mmrotate",
+    licence_code="Apache-2.0",
+    licence_weights="not stated separately",
+    classes=DOTA_V1,
+    params=41_365_098,
+    weights="oriented_rcnn_r50_fpn_1x_dota_le90 of mmrotate's model zoo",
+    builder="swath.moe.models.oriented_rcnn:oriented_rcnn_r50",
+    task_builder="swath.core.detection.task:DetectionTask",
+    converter="swath.moe.models.oriented_rcnn:remap_mmrotate_keys",
+)
+
 CARDS = (
     _segmenter("b", 160_402_206),
     _segmenter("l", 435_012_126),
@@ -61,4 +85,5 @@ CARDS = (
     _detector("b", 140_642_652),
     _detector("l", 380_905_564),
     _detector("h", 733_902_684),
+    _MMROTATE,
 )

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import batched_nms, box_iou
 
+from swath.core.backbones.timm import TimmPyramid
 from swath.core.checkpoint.official import strip_prefixes
 from swath.core.detection import (
     FPN,
@@ -428,6 +429,15 @@ class OrientedRCNN(nn.Module):
         return self.head.losses(maps, sizes, boxes, labels)
 
 
+def oriented_rcnn_r50(num_classes: int = 15) -> OrientedRCNN:
+    """Oriented R-CNN on a ResNet-50, as mmrotate's ``oriented_rcnn_r50_fpn_1x_dota_le90``.
+
+    Args:
+        num_classes: Classes K; 15 in DOTA-v1.0.
+    """
+    return OrientedRCNN(TimmPyramid("resnet50"), num_classes, preset="mmrotate")
+
+
 def padded_to(image: Tensor, stride: int) -> Tensor:
     """The image, filled with 0 right and below to sides that are multiples of the stride."""
     height, width = image.shape[-2:]
@@ -455,6 +465,16 @@ def remap_official_keys(state: Mapping[str, V]) -> dict[str, V]:
             key = head_key(f"head.{key}")
         renamed[key] = value
     return renamed
+
+
+def remap_mmrotate_keys(state: Mapping[str, V]) -> dict[str, V]:
+    """Rename the keys of a checkpoint of mmrotate's with a ResNet to those of ours.
+
+    Args:
+        state: As of `remap_official_keys`, where ``backbone.*`` is a ResNet.
+    """
+    renamed = remap_official_keys(state)
+    return {re.sub(r"^backbone\.", "backbone.body.", key): v for key, v in renamed.items()}
 
 
 def head_key(key: str) -> str:

@@ -1,0 +1,82 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.models import resnet50
+
+from swath.core import load_model, zoo
+from swath.core.data.catalogue import dataset_spec
+from swath.core.errors import CheckpointError
+from swath.moe.models.oriented_rcnn import (
+    OrientedRCNN,
+    oriented_rcnn_r50,
+    remap_mmrotate_keys,
+    remap_official_keys,
+)
+
+
+def mmrotate_state() -> dict[str, torch.Tensor]:
+    """A checkpoint as mmrotate writes it: torchvision's ResNet, and heads under its names."""
+    torch.manual_seed(0)
+    state = {f"backbone.{k}": v for k, v in resnet50().state_dict().items() if "fc." not in k}
+    for i, channels in enumerate((256, 512, 1024, 2048)):
+        state[f"neck.lateral_convs.{i}.conv.weight"] = torch.randn(256, channels, 1, 1) * 0.02
+        state[f"neck.fpn_convs.{i}.conv.weight"] = torch.randn(256, 256, 3, 3) * 0.02
+        for part in ("lateral", "fpn"):
+            state[f"neck.{part}_convs.{i}.conv.bias"] = torch.zeros(256)
+    shapes = {
+        "rpn_head.rpn_conv": (256, 256, 3, 3),
+        "rpn_head.rpn_cls": (3, 256, 1, 1),
+        "rpn_head.rpn_reg": (18, 256, 1, 1),
+        "roi_head.bbox_head.shared_fcs.0": (1024, 12544),
+        "roi_head.bbox_head.shared_fcs.1": (1024, 1024),
+        "roi_head.bbox_head.fc_cls": (16, 1024),
+        "roi_head.bbox_head.fc_reg": (5, 1024),
+    }
+    for name, shape in shapes.items():
+        state[f"{name}.weight"] = torch.randn(shape) * 0.01
+        state[f"{name}.bias"] = torch.zeros(shape[0])
+    return state
+
+
+def test_a_checkpoint_of_mmrotate_loads_by_name_and_computes_its_backbone(tmp_path: Path) -> None:
+    state = mmrotate_state()
+    path = tmp_path / "oriented_rcnn_r50.pth"
+    torch.save({"meta": {"epoch": 12}, "state_dict": state}, path)
+    predictor = load_model("oriented-rcnn-r50-dota", weights=path, device="cpu")
+    model = predictor.model
+    assert isinstance(model, OrientedRCNN)
+    count = sum(p.numel() for p in model.parameters())
+    assert count == zoo.card("oriented-rcnn-r50-dota").params
+    twin = resnet50().eval()
+    twin.load_state_dict({k[9:]: v for k, v in state.items() if "backbone." in k}, strict=False)
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        x = twin.maxpool(twin.relu(twin.bn1(twin.conv1(image))))
+        for got, stage in zip(model.backbone(image), (1, 2, 3, 4), strict=True):
+            x = getattr(twin, f"layer{stage}")(x)
+            torch.testing.assert_close(got, x, rtol=1e-4, atol=1e-4)
+    assert sorted(predictor.classes) == sorted(dataset_spec("dota").protocol("v1.0").classes)
+    (found,) = model(image, [(64, 64)])
+    assert found.boxes.shape[1] == 5
+
+
+def test_keys_that_fit_none_are_reported(tmp_path: Path) -> None:
+    state = mmrotate_state()
+    state["roi_head.bbox_head.fc_angle.weight"] = torch.zeros(1)
+    path = tmp_path / "other.pth"
+    torch.save({"state_dict": state}, path)
+    with pytest.raises(CheckpointError, match=r"1 unexpected: head\.roi_head\.fc_angle"):
+        load_model("oriented-rcnn-r50-dota", weights=path, device="cpu")
+
+
+def test_presets_differ_in_the_sense_of_angles_and_in_what_regions_read() -> None:
+    with torch.device("meta"):
+        ours = oriented_rcnn_r50()
+        theirs = OrientedRCNN(ours.backbone, 15, preset="s5")
+    assert set(remap_mmrotate_keys(mmrotate_state())) == set(ours.state_dict())
+    assert "backbone.conv1.weight" in remap_official_keys(mmrotate_state())
+    assert (ours.head.roi_head.coder.sense, theirs.head.roi_head.coder.sense) == (1, -1)
+    assert (ours.head.rpn_head.coder.version, theirs.head.rpn_head.coder.version) == ("le90", "s5")
+    assert ours.head.roi_head.pool.enlarge == (1.0, 1.0)
+    assert theirs.head.roi_head.pool.enlarge == (1.2, 1.4)
