@@ -59,6 +59,7 @@ class Ask(Task):
     Attributes:
         classes: Names that are asked for, or the name of what a sentence means.
         takes: ``"classes"`` or ``"text"``.
+        prompt: What a class name is asked as.
         regions: See `Regions`.
         fit: See `swath.refseg.preprocess.Fit`.
         sentences_at_once: How many sentences go through the network together: memory is bounded by
@@ -73,6 +74,7 @@ class Ask(Task):
         self.tokenizer, self.input_size = whole.tokenizer, whole.input_size
         self.classes: tuple[str, ...] = ()
         self.prompts: tuple[str, ...] = ()
+        self.prompt = PROMPT
         self.regions: Regions = "auto"
         self.fit: Fit = "resize"
         self.sentences_at_once = 4
@@ -86,7 +88,7 @@ class Ask(Task):
         if self.takes == "text":
             raise ConfigError(f"{self.kind} takes a sentence, not classes; give text")
         names = postprocess.check_classes(classes)
-        return self._asking(names, tuple(PROMPT.format(name) for name in names))
+        return self._asking(names, tuple(self.prompt.format(name) for name in names))
 
     def with_text(self, text: str) -> Self:
         """The task for this sentence.
@@ -350,20 +352,24 @@ class Captioning(Detection):
     Attributes:
         region_split: Number of regions that are spoken of, 4 or 9.
         seed: Of the choice of words.
+        official_when_empty: See `swath.refseg.captions.caption`.
     """
 
     kind = "captioning"
 
     def __init__(self, whole: ReferringTask) -> None:
         super().__init__(whole)
-        self.region_split, self.seed = 9, 0
+        self.region_split, self.seed, self.official_when_empty = 9, 0, False
 
     def answer(self, margins: Tensor, valid: NDArray[np.bool_] | None, scene: Scene) -> Any:
         """See `Ask.answer`."""
         found = {name: b.tolist() for name, b in self.boxes(margins, valid, scene).items()}
         choose = captions.chooser(random.Random(self.seed))
         size = scene.info.height, scene.info.width
-        return CaptionResult(captions.caption(found, *size, self.region_split, choose))
+        text = captions.caption(
+            found, *size, self.region_split, choose, official_when_empty=self.official_when_empty
+        )
+        return CaptionResult(text)
 
 
 class IndependentMasks(Ask):

@@ -1,0 +1,185 @@
+"""``swath refseg``: judge a model by the eight evaluations, build data sets of sentences."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+app = typer.Typer(
+    help="Referring segmentation: judge, convert, build data sets of sentences.",
+    no_args_is_help=True,
+)
+
+
+@app.callback()
+def root() -> None:
+    """Referring segmentation: judge, convert, build data sets of sentences."""
+
+
+@app.command("test")
+def judge(
+    evaluation: Annotated[
+        str,
+        typer.Argument(
+            help="referring, segmentation, detection, dota, grounding, multi-label, multi-class, "
+            "captioning or counting."
+        ),
+    ],
+    model: Annotated[str, typer.Argument(help="A model of `swath models`, or a checkpoint.")],
+    data: Annotated[Path, typer.Option(help="Root of the data set; of JSON sets, the file.")],
+    name: Annotated[
+        str | None,
+        typer.Option(help="Which set: rrsis-d, refsegrs, ... or a name of `swath datasets`."),
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Images, where they lie elsewhere.")] = None,
+    split: Annotated[str, typer.Option(help="Which split.")] = "test",
+    classes: Annotated[
+        str | None,
+        typer.Option(help="What the classes are asked as, comma-separated, in label order."),
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="As in swath predict.")] = None,
+    epoc: Annotated[str | None, typer.Option(help="Boundary model: a folder.")] = None,
+    official: Annotated[
+        bool, typer.Option("--official", help="Figures as the official scripts compute them.")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many samples.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="JSON file; for dota, a folder.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
+) -> None:
+    """Judge a model by one of RemoteSAM's evaluations.
+
+    Example: `swath refseg test referring runs/a/best.safetensors --data rrsisd --name rrsis-d`
+    """
+    from itertools import islice
+
+    from swath.core.engine.evaluation import as_data
+    from swath.core.errors import ConfigError, suggest
+    from swath.core.files import write_json
+    from swath.core.inference.predictor import load_model
+    from swath.core.progress import track
+    from swath.refseg.epoc import Epoc
+    from swath.refseg.predictor import RemoteSAMPredictor
+    from swath.refseg.protocols import JUDGES, Evaluation, write_dota
+    from swath.refseg.sets import DIOR_PRIORS
+
+    if evaluation not in (*JUDGES, "dota"):
+        raise ConfigError(
+            f"unknown evaluation '{evaluation}'{suggest(evaluation, [*JUDGES, 'dota'])}"
+        )
+    samples, asked = _samples(evaluation, name, data, images, split)
+    names = [n.strip() for n in classes.split(",")] if classes else asked
+    predictor = load_model(model, weights=weights, device=device)
+    if not isinstance(predictor, RemoteSAMPredictor):
+        raise ConfigError(f"{model} isn't a model that is asked in words")
+    how = Evaluation(
+        names, official, Epoc(epoc, device=predictor.device) if epoc else None, DIOR_PRIORS
+    )
+    chosen = islice(
+        (samples[i] for i in range(len(samples))), limit if limit is not None else len(samples)
+    )
+    shown = track(chosen, "judging", min(limit or len(samples), len(samples)), "img")
+    if evaluation == "dota":
+        for path in write_dota(predictor, shown, how, out or Path("submission")):
+            typer.echo(f"written  {path}")
+        return
+    figures = as_data(JUDGES[evaluation](predictor, shown, how))
+    if out is not None:
+        write_json(out, figures)
+    typer.echo(json.dumps(figures, indent=1))
+
+
+def _samples(
+    evaluation: str, name: str | None, data: Path, images: Path | None, split: str
+) -> "tuple[Any, Sequence[str]]":
+    """The data set of an evaluation, and what its classes are asked as."""
+    from swath.core.data.catalogue import load_dataset
+    from swath.core.data.classification import ClassFolders
+    from swath.core.data.detection import CocoJson
+    from swath.core.errors import ConfigError
+    from swath.refseg import sets
+    from swath.refseg.data.refer import DiorRsvg, referring_set
+    from swath.refseg.protocols import CaptionedImages, CountingQuestions
+
+    if evaluation == "referring":
+        layout = name or "rrsis-d"
+        more = {} if layout == "refsegrs" else {"sentences": "all", "images": images}
+        return referring_set(layout, data, split, **more), ()
+    if evaluation == "grounding":
+        return DiorRsvg(data, split), ()
+    if evaluation == "multi-class":
+        folders = ClassFolders(data)
+        return folders, [sets.FROM_FOLDERS.get(c.lower(), c.lower()) for c in folders.classes]
+    if evaluation in ("captioning", "counting") or (name is None and data.suffix == ".json"):
+        if images is None:
+            raise ConfigError(f"{evaluation} needs --images beside the JSON file")
+        if evaluation == "captioning":
+            return CaptionedImages(data, images, split), sets.UCM_CAPTIONS
+        if evaluation == "counting":
+            return CountingQuestions(data, images), ()
+        coco = CocoJson(data, images)
+        return coco, coco.classes
+    if name is None:
+        raise ConfigError(f"{evaluation} needs --name: which data set (see swath datasets)")
+    loaded: Any = load_dataset(name, data, split)
+    known = {**sets.FROM_DOTA, "plane": "airplane"}
+    asked = [known.get(c.replace("_", "-"), c.replace("_", "-")) for c in loaded.classes]
+    if evaluation != "segmentation":
+        return loaded, asked
+    if asked[0] != "background":
+        raise ConfigError(f"{name} has no class 0 for the rest, which this evaluation counts on")
+    return loaded, asked[1:]
+
+
+@app.command("convert-refs")
+def convert_refs(
+    folder: Annotated[Path, typer.Argument(help="Folder with refs(unc).p.")],
+) -> None:
+    """Write refs.json beside refs(unc).p, whose code is never run."""
+    from swath.refseg.data import refer
+
+    typer.echo(f"written  {refer.convert_refs(folder)}")
+
+
+@app.command("build")
+def build(
+    name: Annotated[
+        str, typer.Argument(help="A data set of `swath datasets`, or `scenes` for rendered ones.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")],
+    data: Annotated[Path | None, typer.Option(help="Root of the data set's copy.")] = None,
+    split: Annotated[str, typer.Option(help="Which split.")] = "train",
+    per_object: Annotated[int, typer.Option(min=1, help="Sentences about an object.")] = 2,
+    limit: Annotated[int, typer.Option(min=1, help="Images at most.")] = 1_000_000,
+    seed: Annotated[int, typer.Option(help="Which sentences are taken.")] = 0,
+) -> None:
+    """Make images with sentences and masks from a data set of objects or class maps.
+
+    Example: `swath refseg build nwpu-vhr10 --data vhr10 --split all --out vhr10-refs`
+    """
+    from swath.core.data.catalogue import load_dataset
+    from swath.core.data.scenes import OBJECT_CLASSES, SceneDataset
+    from swath.core.errors import ConfigError
+    from swath.core.progress import track
+    from swath.refseg.data import build as engine
+
+    samples: Any
+    if name == "scenes":
+        samples = SceneDataset(192, min(limit, 1000), seed, labels=("instances", "boxes"))
+        classes = OBJECT_CLASSES
+    elif data is None:
+        raise ConfigError(f"--data: say where your copy of {name} is")
+    else:
+        samples = load_dataset(name, data, split)
+        classes = samples.classes
+    count = min(limit, len(samples))
+    rows = track((samples[i] for i in range(count)), "building", count, "img")
+    report = engine.build(rows, classes, out, split=split, per_object=per_object, seed=seed)
+    typer.echo(f"written  {out}: {report['triplets']} triplets")
+    for kind, number in report["kinds"].items():
+        typer.echo(f"{number:8d}  {kind}")
