@@ -117,7 +117,7 @@ def _finish(summary: "RunSummary", config: "TrainConfig", name: str, console: Co
     if report is not None:
         console.print(f"report      {report}", markup=False)
     console.print(
-        f"next        swath test {name} {best}\n            swath predict {best} IMAGE -o mask.tif",
+        f"next        swath test {name} {best}\n            swath predict {best} IMAGE",
         markup=False,
     )
 

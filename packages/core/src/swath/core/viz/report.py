@@ -62,7 +62,7 @@ def training_report(
         *_curve_section(log, task.score),
         *metrics_sections(metrics, task),
         *_example_sections(model, task, dataset),
-        Section("Next", page.commands(next_commands or _default_commands(folder))),
+        Section("Next", page.commands(next_commands or _default_commands(folder, task))),
     ]
     if config is not None:
         text = json.dumps(config.to_data(), indent=2)
@@ -233,8 +233,10 @@ def _palette(task: Task) -> Sequence[Colour]:
     return getattr(task, "palette", None) or default_palette(len(task.classes))
 
 
-def _default_commands(folder: Path) -> dict[str, str]:
+def _default_commands(folder: Path, task: Task) -> dict[str, str]:
     best = folder / "best.safetensors"
+    if task.kind.startswith("detection"):
+        return {"Find objects in a GeoTIFF of your own": f"swath predict {best} scene.tif"}
     return {
         "Segment a GeoTIFF of your own": f"swath predict {best} scene.tif --out mask.tif",
         "Turn the mask into polygons": "swath vectorise mask.tif --out mask.gpkg",
