@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from swath.core.data.detection import DotaText
+from swath.core.data.readers import find_images
 from swath.core.detection import DetectionTask
 from swath.core.errors import ConfigError
 from swath.core.inference.predictor import Predictor
@@ -45,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_archive_has_a_file_a_class_and_a_line_an_object(folder: Path) -> None:
     predictor = Predictor(Constant(), DetectionTask(CLASSES))
-    found = dota.search(predictor, dota.scenes(folder / "images"))
+    found = dota.search(predictor, find_images(folder / "images"))
     dota.submission(found, CLASSES, folder / "out.zip")
     with zipfile.ZipFile(folder / "out.zip") as archive:
         assert archive.namelist() == ["Task1_plane.txt", "Task1_ship.txt"]
@@ -57,7 +58,7 @@ def test_the_archive_has_a_file_a_class_and_a_line_an_object(folder: Path) -> No
 
 def test_figures_leave_difficult_objects_out(folder: Path) -> None:
     predictor = Predictor(Constant(), DetectionTask(CLASSES))
-    found = dota.search(predictor, dota.scenes(folder / "images"), dota.OWN_IOU)
+    found = dota.search(predictor, find_images(folder / "images"), dota.OWN_IOU)
     figures = dota.judge(found, DotaText(folder / "images", folder / "labelTxt", CLASSES))
     assert figures["mAP"] == 1
     assert figures["per_class"]["plane"]["objects"] == 1
@@ -67,7 +68,7 @@ def test_figures_leave_difficult_objects_out(folder: Path) -> None:
 def test_a_map_of_classes_is_no_submission(folder: Path) -> None:
     predictor = Predictor(nn.Conv2d(3, 2, 1), SegmentationTask(CLASSES))
     with pytest.raises(ConfigError, match="detector of rotated boxes, not of segmentation"):
-        dota.search(predictor, dota.scenes(folder / "images"))
+        dota.search(predictor, find_images(folder / "images"))
 
 
 def test_the_command_names_what_is_wrong(folder: Path) -> None:

@@ -18,7 +18,7 @@ from swath.core.detection import (
     assign_by_iou,
     class_wise_nms,
     representative,
-    sample_anchors,
+    sample_boxes,
 )
 from swath.core.detection.anchors import inside_image
 from swath.core.detection.assign import NEGATIVE, NEITHER
@@ -80,18 +80,18 @@ def test_assignment_by_hand() -> None:
 
 def test_sampling_keeps_the_share_of_positives_and_fills_up_with_background() -> None:
     assigned = torch.tensor([0] * 30 + [NEGATIVE] * 100 + [NEITHER] * 10)
-    positive, negative = sample_anchors(assigned, 40, 0.25)
+    positive, negative = sample_boxes(assigned, 40, 0.25)
     assert len(positive) == 10
     assert len(negative) == 30
     assert (assigned[positive] >= 0).all()
     assert (assigned[negative] == NEGATIVE).all()
     few = torch.tensor([0, NEGATIVE, NEGATIVE])
-    assert [x.tolist() for x in sample_anchors(few, 100, 0.5)] == [[0], [1, 2]]
+    assert [x.tolist() for x in sample_boxes(few, 100, 0.5)] == [[0], [1, 2]]
     torch.manual_seed(1)
-    first = sample_anchors(assigned, 40, 0.25)[1]
+    first = sample_boxes(assigned, 40, 0.25)[1]
     torch.manual_seed(1)
-    assert torch.equal(sample_anchors(assigned, 40, 0.25)[1], first)
-    assert not torch.equal(sample_anchors(assigned, 40, 0.25)[1], first)
+    assert torch.equal(sample_boxes(assigned, 40, 0.25)[1], first)
+    assert not torch.equal(sample_boxes(assigned, 40, 0.25)[1], first)
 
 
 @given(seed=st.integers(0, 10**6))

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -38,9 +40,9 @@ def tiny(tasks: dict[str, int] | None = None, **options: object) -> MDFDetector:
 def scene(seed: int, count: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     generator = torch.Generator().manual_seed(seed)
     image = torch.randn(count, 3, 64, 64, generator=generator)
+    sides = torch.tensor([[14.0, 10.0]]).expand(2, 2)
     boxes = [
-        torch.cat([20 + 24 * torch.rand(2, 2, generator=generator), torch.full((2, 2), 14.0)], 1)
-        for _ in range(count)
+        torch.cat([20 + 24 * torch.rand(2, 2, generator=generator), sides], 1) for _ in range(count)
     ]
     turned = [torch.cat([b, torch.rand(2, 1, generator=generator)], 1) for b in boxes]
     return image, turned, [torch.tensor([0, 1])] * count
@@ -139,6 +141,18 @@ def test_every_trainable_weight_gets_a_gradient_even_of_a_task_without_samples()
     assert without == []
     idle = [p.grad for n, p in model.named_parameters() if "heads.planes" in n]
     assert all(g is not None and not g.any() for g in idle)
+
+
+def test_the_losses_do_not_depend_on_which_side_of_an_object_comes_first() -> None:
+    model = tiny(rpn_samples=10_000, roi_samples=10_000).train()
+    image, boxes, labels = scene(5, 2)
+    turned = [
+        torch.stack((b[:, 0], b[:, 1], b[:, 3], b[:, 2], b[:, 4] + math.pi / 2), 1) for b in boxes
+    ]
+    for same in (turned, [b + torch.tensor([0, 0, 0, 0, math.pi]) for b in boxes]):
+        first, second = (model(image, 0, [(64, 64)] * 2, b, labels)["ships"] for b in (boxes, same))
+        for kind, loss in first.items():
+            torch.testing.assert_close(loss, second[kind], rtol=1e-4, atol=1e-5)
 
 
 def test_images_without_objects_teach_background() -> None:

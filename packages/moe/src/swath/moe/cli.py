@@ -69,6 +69,7 @@ def dota(
     $DATA/val/labelTxt -o submission.zip`
     """
     from swath.core.data.detection import DotaText
+    from swath.core.data.readers import find_images
     from swath.core.errors import ConfigError
     from swath.core.inference.predictor import load_model
     from swath.moe import dota as server
@@ -77,7 +78,7 @@ def dota(
         raise ConfigError(f"{out}: the server takes a .zip; change the suffix")
     if out.exists() and not overwrite:
         raise ConfigError(f"{out} exists; choose another name or say --overwrite")
-    scenes = server.scenes(images)
+    scenes = find_images(images)
     predictor = load_model(model, weights=weights, device=device, task=task)
     truth = DotaText(images, labels, predictor.classes) if labels is not None else None
     found = server.search(predictor, scenes, progress=True)

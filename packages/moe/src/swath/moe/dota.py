@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from swath.core.data.detection import DotaText
-from swath.core.data.readers import find_images
 from swath.core.detection.task import DetectionTask
 from swath.core.errors import ConfigError
 from swath.core.files import atomic_path
@@ -106,12 +105,3 @@ def judge(
         )
         metrics.update([guess], {key: [targets[key]] for key in ("boxes", "labels", "difficult")})
     return metrics.compute()
-
-
-def scenes(folder: str | Path) -> dict[str, Path]:
-    """The images of a folder by name.
-
-    Raises:
-        DataError: If there are none.
-    """
-    return find_images(Path(folder))

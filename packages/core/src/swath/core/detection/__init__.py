@@ -20,7 +20,7 @@ _LAZY = {
     "class_wise_nms": "nms",
     "merge_detections": "merge",
     "representative": "coders",
-    "sample_anchors": "assign",
+    "sample_boxes": "assign",
 }
 
 __all__ = sorted(_LAZY)

@@ -44,7 +44,7 @@ def assign_by_iou(
     return assigned
 
 
-def sample_anchors(assigned: Tensor, count: int, positive_share: float) -> tuple[Tensor, Tensor]:
+def sample_boxes(assigned: Tensor, count: int, positive_share: float) -> tuple[Tensor, Tensor]:
     """Draw the boxes that are learnt from.
 
     Args:

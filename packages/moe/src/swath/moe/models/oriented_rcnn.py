@@ -30,10 +30,10 @@ from swath.core.detection import (
     RotatedRoIPool,
     assign_by_iou,
     class_wise_nms,
-    sample_anchors,
+    sample_boxes,
 )
 from swath.core.detection.anchors import inside_image
-from swath.core.detection.coders import Version
+from swath.core.detection.coders import Version, representative
 from swath.core.errors import ConfigError, suggest
 from swath.core.structures import Detections
 from swath.kernels import boxes_to_hbb, rotated_iou
@@ -137,7 +137,7 @@ class OrientedRPN(nn.Module):
             usable = inside_image(all_anchors, size).nonzero()[:, 0]
             overlaps = box_iou(all_anchors[usable], boxes_to_hbb(objects))
             assigned = assign_by_iou(overlaps, positive=0.7, negative=0.3, low_quality=0.3)
-            positive, negative = sample_anchors(assigned, self.samples, positive_share=0.5)
+            positive, negative = sample_boxes(assigned, self.samples, positive_share=0.5)
             count += max(len(positive), 1) + max(len(negative), 1)  # as officially, never 0
             matched = objects[assigned[positive]]
             positive, negative = usable[positive], usable[negative]
@@ -264,7 +264,7 @@ class RotatedRoIHead(nn.Module):
         assigned = assign_by_iou(overlaps, positive=0.5, negative=0.5)
         own = torch.arange(len(boxes), device=boxes.device)
         candidates, assigned = torch.cat((boxes, proposals)), torch.cat((own, assigned))
-        positive, negative = sample_anchors(assigned, self.samples, positive_share=0.25)
+        positive, negative = sample_boxes(assigned, self.samples, positive_share=0.25)
         matched = assigned[positive]
         background = labels.new_full((len(negative),), self.num_classes)
         return (
@@ -358,6 +358,7 @@ class OrientedRCNNHead(nn.Module):
         self.roi_head = RotatedRoIHead(
             channels, num_classes, strides, chosen, fc_channels, roi_samples
         )
+        self.version = chosen.version
         self.thresholds = (score_threshold, iou_threshold, max_detections)
 
     def losses(
@@ -375,6 +376,8 @@ class OrientedRCNNHead(nn.Module):
             boxes: Of each image, ``(G, 5)``.
             labels: Of each image, int64 ``(G,)``.
         """
+        # objects are among the regions that are read: they must lie as those do
+        boxes = [representative(objects, self.version) for objects in boxes]
         features = self.neck(maps)
         scored = self.rpn_head(features)
         first = self.rpn_head.losses(scored, sizes, boxes)
