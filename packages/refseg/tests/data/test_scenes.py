@@ -36,3 +36,10 @@ def test_an_epoch_takes_scene_after_scene() -> None:
     order = SceneSentences(64, 10, sentences=3).epoch_order(0, 0)
     assert sorted(order) == list(range(10))
     assert len(set((order[:3] // 3).tolist())) == 1
+
+
+def test_scenes_without_objects_are_asked_about_their_ground() -> None:
+    data = SceneSentences(48, 40, seed=5)  # sentences about objects only, in small scenes
+    kinds = Counter(data[i].meta["kind"] for i in range(len(data)))
+    assert kinds["many of a class"] > 0
+    assert sum(kinds.values()) == 40

@@ -4,3 +4,4 @@ models = ("swath.refseg.cards:CARDS",)
 configs = ("swath.refseg.configs",)
 commands = {"refseg": "swath.refseg.cli:app"}
 command_help = {"refseg": "Referring segmentation: judge, convert, build data sets of sentences."}
+demos = {"refseg": "swath.refseg.demo:run"}

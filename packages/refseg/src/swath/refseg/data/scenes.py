@@ -89,8 +89,9 @@ class SceneSentences:
         random = np.random.default_rng((self.scenes.seed, number, turn))
         order = random.permutation(len(KINDS))
         kind = random.choice(len(KINDS), p=self.shares / self.shares.sum())
-        # a scene may have no sentence of the kind that was drawn: then another that has a share
-        tried = [kind, *(k for k in order if k != kind and self.shares[k])]
+        # a scene may have no sentence of the kind that was drawn: then another that has a share,
+        # or one about the ground, which every scene has
+        tried = [kind, *(k for k in order if self.shares[k]), KINDS.index("class")]
         sentence, mask, what = next(
             asked for k in tried if (asked := _ask(KINDS[k], scene, random)) is not None
         )
