@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from swath.kernels import ms_deform_attn
 from swath.mtl.models.dino import Objects
 from swath.mtl.models.rscotr import RSCoTr, rscotr
-from swath.mtl.optim import AdamWSteps
+from swath.mtl.optim import CoTrainingAdamW
 
 PARTS = ("backbone", "neck", "encoder")
 
@@ -135,7 +135,7 @@ def step(model: RSCoTr, image: Tensor, head: str, watch: Stopwatch) -> dict[str,
         * len(image),
         "seg": torch.zeros(len(image), size, size, dtype=torch.int64, device=device),
     }[head]
-    optimizer = AdamWSteps()(model, 1000).optimizer
+    optimizer = CoTrainingAdamW()(model, 1000).optimizer
     for _ in range(2):  # the first makes the optimiser's state
         watch.seconds.clear()
         with watch("forward and losses"):

@@ -14,7 +14,7 @@ from swath.mtl.models.dino import DINOHead
 from swath.mtl.models.heads import SceneClassifier
 from swath.mtl.models.mask_decoder import MaskDecoder
 from swath.mtl.models.rscotr import RSCoTr
-from swath.mtl.optim import AdamWSteps
+from swath.mtl.optim import CoTrainingAdamW
 from swath.mtl.tasks import BoxTask, MaskTask, MultiTask, SceneClassificationTask
 
 torch.set_num_threads(1)
@@ -103,7 +103,7 @@ def tiny() -> TrainConfig:
         task=task_spec(),
         train=data_spec(0),
         val=data_spec(1),
-        optimizer=Spec(AdamWSteps, lr=1e-4, lr_factors={"backbone": 0.1}),
+        optimizer=Spec(CoTrainingAdamW, lr=1e-4, lr_factors={"backbone": 0.1}),
         iterations=6,
         batch_size=2,
         num_workers=0,

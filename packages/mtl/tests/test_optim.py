@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from swath.core.errors import ConfigError
-from swath.mtl.optim import AdamWSteps
+from swath.mtl.optim import CoTrainingAdamW
 
 
 class Two(nn.Module):
@@ -20,7 +20,7 @@ class Two(nn.Module):
 def steps(idle: str) -> list[torch.Tensor]:
     """The head's weights after a step with it and three without."""
     model = Two()
-    optimizer = AdamWSteps(lr=0.1, weight_decay=0.1, idle=idle)(model, 100).optimizer  # type: ignore[arg-type]
+    optimizer = CoTrainingAdamW(lr=0.1, weight_decay=0.1, idle=idle)(model, 100).optimizer  # type: ignore[arg-type]
     x, seen = torch.ones(1, 3), []
     for number in range(4):
         features = model.backbone(x)
@@ -49,11 +49,11 @@ def test_idle_weights_go_on_as_with_zero_gradients_or_stay() -> None:
 
 
 def test_rates_and_decays_by_name() -> None:
-    piece = AdamWSteps(lr=1.0, weight_decay=0.5, lr_factors={"backbone": 0.1})
+    piece = CoTrainingAdamW(lr=1.0, weight_decay=0.5, lr_factors={"backbone": 0.1})
     groups = {(g["lr"], g["weight_decay"]): len(g["params"]) for g in piece.groups(Two())}
     assert groups == {(0.1, 0.5): 2, (1.0, 0.5): 2, (1.0, 0.0): 1}
-    assert AdamWSteps().rate("heads.det.level_embed") == (5e-5, 0.0)
-    assert AdamWSteps().rate("heads.seg.level_encoding.weight") == (5e-5, 1e-4)
+    assert CoTrainingAdamW().rate("heads.det.level_embed") == (5e-5, 0.0)
+    assert CoTrainingAdamW().rate("heads.seg.level_encoding.weight") == (5e-5, 1e-4)
 
 
 @pytest.mark.parametrize(
@@ -67,4 +67,4 @@ def test_rates_and_decays_by_name() -> None:
 )
 def test_mistakes_are_named(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        AdamWSteps(**arguments)  # type: ignore[arg-type]
+        CoTrainingAdamW(**arguments)  # type: ignore[arg-type]

@@ -39,7 +39,7 @@ from swath.mtl.models.heads import Head, MultiLevelSceneClassifier, SceneClassif
 from swath.mtl.models.layers import MSDeformAttention, resized
 from swath.mtl.models.mask_decoder import MaskDecoder
 from swath.mtl.models.rscotr import RSCoTr, official_keys, remap_official_keys, rscotr
-from swath.mtl.optim import AdamWSteps
+from swath.mtl.optim import CoTrainingAdamW
 from swath.mtl.puzzle import six_to_five, stitch
 from swath.mtl.strategies import (
     OFFICIAL_WASTE,
@@ -615,7 +615,7 @@ def check_interleave(case: Fixture) -> None:
     for mode in case.manifest["modes"]:
         model = case.model(label_noise=0.0, box_noise=0.0)
         before = {n: p.detach().clone() for n, p in official_keys(model.state_dict()).items()}
-        piece = AdamWSteps(**optimiser, idle=mode)
+        piece = CoTrainingAdamW(**optimiser, idle=mode)
         optimizer = piece(model, 1000).optimizer
         for number, (task, want) in enumerate(
             zip(case.manifest["order"], case.manifest["results"][mode]["steps"], strict=True)
@@ -827,7 +827,7 @@ def check_official_full_model(case: Fixture) -> None:
         assert count == recorded["parameter_counts"][official]
     lr = max(rate for rate, _ in rates.values())
     factor = rates["backbone.patch_embed.projection.weight"][0] / lr
-    piece = AdamWSteps(
+    piece = CoTrainingAdamW(
         lr, max(decay for _, decay in rates.values()), lr_factors={"backbone": factor}
     )
     for name, parameter in model.named_parameters():

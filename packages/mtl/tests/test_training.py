@@ -106,7 +106,7 @@ globals().update(
     model=conftest.model_spec(),
     task=conftest.task_spec(),
     train=conftest.data_spec(0, turn={turn}),
-    optimizer=conftest.Spec(conftest.AdamWSteps, lr=1e-4),
+    optimizer=conftest.Spec(conftest.CoTrainingAdamW, lr=1e-4),
     iterations=3,
     batch_size=2,
     num_workers=0,

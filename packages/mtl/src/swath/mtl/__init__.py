@@ -7,7 +7,7 @@ import importlib
 from typing import Any
 
 _LAZY = {
-    "AdamWSteps": "swath.mtl.optim",
+    "CoTrainingAdamW": "swath.mtl.optim",
     "BoxTask": "swath.mtl.tasks",
     "DINOHead": "swath.mtl.models.dino",
     "Head": "swath.mtl.models.heads",

@@ -15,7 +15,7 @@ NO_DECAY = ("query_embed", "query_feat", "level_embed")
 
 
 @dataclass(frozen=True)
-class AdamWSteps:
+class CoTrainingAdamW:
     """AdamW whose rate falls tenfold at some steps.
 
     Args:
@@ -89,11 +89,11 @@ class IdleAdamW(torch.optim.AdamW):
     Args:
         params: Weights or groups of them.
         lr: Learning rate.
-        idle: See `AdamWSteps`.
+        idle: See `CoTrainingAdamW`.
     """
 
     def __init__(self, params: Any, lr: float, idle: str = "zero") -> None:
-        super().__init__(params, lr=lr)
+        super().__init__(params, lr=lr, fused=True)
         self.idle = idle
 
     def step(self, closure: Callable[[], float] | None = None) -> Any:

@@ -11,7 +11,7 @@ from swath.mtl.models.dino import DINOHead
 from swath.mtl.models.heads import SceneClassifier
 from swath.mtl.models.mask_decoder import MaskDecoder
 from swath.mtl.models.rscotr import RSCoTr
-from swath.mtl.optim import AdamWSteps
+from swath.mtl.optim import CoTrainingAdamW
 from swath.mtl.tasks import BoxTask, MaskTask, MultiTask, SceneClassificationTask
 
 SIZE = 128
@@ -92,4 +92,4 @@ def data(seed: int, count: int, names: Sequence[str] = ALL, augmented: bool = Fa
 
 def optimizer() -> Spec:
     """From scratch: a higher rate than the published one, the same for all parts."""
-    return Spec(AdamWSteps, lr=5e-4, weight_decay=1e-4, milestones=[0.8, 0.95])
+    return Spec(CoTrainingAdamW, lr=5e-4, weight_decay=1e-4, milestones=[0.8, 0.95])

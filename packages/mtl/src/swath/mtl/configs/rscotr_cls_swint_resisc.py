@@ -7,7 +7,7 @@ Expect:  not run at full size here
 
 from swath.core.spec import Spec
 from swath.mtl.configs import _published
-from swath.mtl.optim import AdamWSteps
+from swath.mtl.optim import CoTrainingAdamW
 
 NAMES = ["cls/resisc"]
 
@@ -17,7 +17,7 @@ train = _published.training(NAMES)
 val = _published.judged(NAMES)
 test = _published.judged(NAMES, test=True)
 
-optimizer = Spec(AdamWSteps, lr=2e-4, weight_decay=1e-4, milestones=[0.75])
+optimizer = Spec(CoTrainingAdamW, lr=2e-4, weight_decay=1e-4, milestones=[0.75])
 iterations = 80_000
 batch_size = 2
 num_workers = 4

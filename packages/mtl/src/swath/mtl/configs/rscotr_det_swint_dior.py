@@ -8,7 +8,7 @@ Expect:  not run at full size here
 
 from swath.core.spec import Spec
 from swath.mtl.configs import _published
-from swath.mtl.optim import AdamWSteps
+from swath.mtl.optim import CoTrainingAdamW
 
 NAMES = ["det/dior"]
 
@@ -19,7 +19,7 @@ val = _published.judged(NAMES)
 test = _published.judged(NAMES, test=True)
 
 optimizer = Spec(
-    AdamWSteps, lr=5e-5, weight_decay=1e-4, milestones=[0.9], lr_factors={"backbone": 0.1}
+    CoTrainingAdamW, lr=5e-5, weight_decay=1e-4, milestones=[0.9], lr_factors={"backbone": 0.1}
 )
 iterations = 293_100
 batch_size = 2

@@ -9,7 +9,7 @@ Expect:  not run at full size here
 
 from swath.core.spec import Spec
 from swath.mtl.configs import _published
-from swath.mtl.optim import AdamWSteps
+from swath.mtl.optim import CoTrainingAdamW
 
 model = _published.model(multi_level=True, mask_queries=6)
 task = _published.task(
@@ -19,7 +19,7 @@ train = _published.training()
 val = _published.judged()
 test = _published.judged(test=True)
 
-optimizer = Spec(AdamWSteps, lr=5e-5, weight_decay=1e-4, milestones=[0.8, 0.95], idle="zero")
+optimizer = Spec(CoTrainingAdamW, lr=5e-5, weight_decay=1e-4, milestones=[0.8, 0.95], idle="zero")
 iterations = 300_000
 batch_size = 2
 num_workers = 4

@@ -7,7 +7,7 @@ Expect:  not run at full size here
 
 from swath.core.spec import Spec
 from swath.mtl.configs import _published
-from swath.mtl.optim import AdamWSteps
+from swath.mtl.optim import CoTrainingAdamW
 
 NAMES = ["seg/potsdam"]
 
@@ -18,7 +18,7 @@ val = _published.judged(NAMES)
 test = _published.judged(NAMES, test=True)
 
 optimizer = Spec(
-    AdamWSteps, lr=5e-5, weight_decay=1e-4, milestones=[0.75], lr_factors={"backbone": 0.1}
+    CoTrainingAdamW, lr=5e-5, weight_decay=1e-4, milestones=[0.75], lr_factors={"backbone": 0.1}
 )
 iterations = 80_000
 batch_size = 2

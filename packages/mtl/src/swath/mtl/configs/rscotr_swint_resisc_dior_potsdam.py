@@ -10,7 +10,7 @@ Expect:  not run at full size here; no figures of the publication could be reach
 
 from swath.core.spec import Spec
 from swath.mtl.configs import _published
-from swath.mtl.optim import AdamWSteps
+from swath.mtl.optim import CoTrainingAdamW
 
 model = _published.model()
 task = _published.task(weights={"cls": 1.0, "det": 1.0, "seg": 0.1})
@@ -19,7 +19,7 @@ val = _published.judged()
 test = _published.judged(test=True)
 
 optimizer = Spec(
-    AdamWSteps,
+    CoTrainingAdamW,
     lr=5e-5,
     weight_decay=1e-4,
     milestones=[0.8, 0.95],
