@@ -111,6 +111,7 @@ def test_the_detection_baselines_learn_one_set_with_the_same_recipe(
 def test_every_config_says_what_it_is() -> None:
     names = [f"moe_seg_vit{s}" for s in SIZES] + [f"single_seg_{n}" for n in CLASSES]
     names += [f"moe_det_vit{s}" for s in SIZES] + ["single_det_dior", "single_det_dota"]
+    names += ["moe_det_scenes_tiny", "oriented_rcnn_scenes_tiny"]
     for name in ["moe_seg_scenes_tiny", *names]:
         header = config_header(name)
         assert all(f"\n{word}:" in header for word in ("Run", "Source", "Expect")), name

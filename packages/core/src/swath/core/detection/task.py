@@ -22,6 +22,8 @@ from swath.kernels import boxes_to_hbb, hbb_to_boxes
 class DetectionTask(Task):
     """Find objects by rotated or horizontal boxes.
 
+    Objects marked as difficult are learnt like all others, and judged as `DetectionMetrics` says.
+
     The model is called ``model(image, sizes, boxes, labels) -> {name: loss}`` in training and
     ``model(image, sizes) -> list[Detections]`` otherwise: ``image`` ``(B, C, H, W)``, ``sizes`` the
     ``(h, w)`` of each image in it, ``boxes`` and ``labels`` lists of one tensor an image.
@@ -182,7 +184,8 @@ class DetectionTask(Task):
 
     def _search(self, model: nn.Module, images: Tensor) -> list[Detections]:
         if self.zoom != 1:
-            images = F.interpolate(images, scale_factor=self.zoom, mode="bilinear")
+            size = [round(side * self.zoom) for side in images.shape[-2:]]
+            images = F.interpolate(images, size, mode="bilinear", antialias=self.zoom < 1)
         height, width = images.shape[-2:]
         found: list[Detections] = model(images, [(height, width)] * len(images))
         return [Detections(self._unzoomed(d.boxes), d.scores, d.labels) for d in found]

@@ -2,6 +2,7 @@
 
 Run:     swath train moe_det_scenes_tiny
 Source:  ours; the method of Lv et al. 2025 (S5)
+Expect:  not run to its end here
 """
 
 from swath.core.data.transforms import light_augment

@@ -2,6 +2,8 @@
 
 Run:     swath train oriented_rcnn_scenes_tiny
 Source:  ours; the method of Xie et al. 2021 (Oriented R-CNN)
+Expect:  not run to its end here. AP50 0.48, AP75 0.02 on its validation scenes after half of the
+         steps, 11 minutes of CPU time on a busy core
 """
 
 from swath.core.backbones.timm import TimmPyramid
