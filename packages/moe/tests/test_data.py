@@ -7,9 +7,12 @@ from hypothesis import strategies as st
 from torchvision import tv_tensors
 
 from swath.core.data.loader import EpochSampler
+from swath.core.data.scenes import OBJECT_CLASSES
 from swath.core.errors import DataError
 from swath.core.sample import Sample
-from swath.moe.data import MultiDataset
+from swath.core.structures import RotatedBoxes
+from swath.moe.augment import mdf_detection_augment
+from swath.moe.data import MultiDataset, SceneObjects
 
 
 class Numbers:
@@ -89,3 +92,30 @@ def test_nothing_to_train_on_is_refused_by_name() -> None:
         mixed({"a": 2, "b": 0})
     with pytest.raises(DataError, match="at least one data set"):
         mixed({})
+
+
+def test_scenes_tell_of_the_chosen_objects_by_their_place_in_the_list() -> None:
+    everything = SceneObjects(size=128, count=8, seed=5, domain="urban")
+    some = SceneObjects(["vehicle", "building"], size=128, count=8, seed=5, domain="urban")
+    for whole, part in zip(everything, some, strict=True):
+        labels = whole.targets["labels"]
+        for number, name in enumerate(("vehicle", "building")):
+            mine = part.targets["boxes"].select(part.targets["labels"] == number)
+            assert torch.equal(mine, whole.targets["boxes"][labels == OBJECT_CLASSES.index(name)])
+        assert len(part.targets["boxes"]) == len(part.targets["labels"])
+    with pytest.raises(DataError, match=r"no 'vehicles'; did you mean 'vehicle'\?"):
+        SceneObjects(["vehicles"])
+
+
+def test_images_to_detect_in_are_brought_to_size_with_their_boxes() -> None:
+    boxes = RotatedBoxes(torch.tensor([[200.0, 100, 80, 40, 0.3]]), canvas_size=(400, 800))
+    image = tv_tensors.Image(torch.zeros(3, 400, 800, dtype=torch.uint8))
+    seen = set()
+    for seed in range(12):
+        torch.manual_seed(seed)
+        bigger, targets = mdf_detection_augment(1024)(image, {"boxes": boxes})
+        assert bigger.shape == (3, 512, 1024)
+        cx, cy, w, h, _ = targets["boxes"].as_subclass(torch.Tensor)[0].tolist()
+        assert (w, h) == pytest.approx((102.4, 51.2), abs=1e-3)
+        seen.add((round(cx), round(cy)))
+    assert seen == {(256, 128), (768, 128), (256, 384), (768, 384)}

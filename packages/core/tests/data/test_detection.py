@@ -13,6 +13,7 @@ from torchvision import tv_tensors
 
 from swath.core.data.catalogue import dataset_spec
 from swath.core.data.detection import (
+    CatalogueDetection,
     CocoJson,
     DetectionItems,
     DotaText,
@@ -297,3 +298,18 @@ def test_yolo_obb_labels_of_real_crops_are_those_of_their_dota_text(samples_dir:
         corners = (torch.as_tensor(s.targets["boxes"]) for s in (ours, theirs))
         overlap = rotated_iou(*corners, aligned=True)
         assert float(overlap.min()) > 0.98
+
+
+def test_a_split_of_a_known_set_is_read_by_its_protocol(tmp_path: Path) -> None:
+    for kind in ("images", "labelTxt"):
+        (tmp_path / "val" / kind).mkdir(parents=True)
+    Image.new("RGB", (64, 48)).save(tmp_path / "val/images/P1.png")
+    (tmp_path / "val/labelTxt/P1.txt").write_text("9 9 19 9 19 9.5 9 9.5 small-vehicle 1\n")
+    dataset = CatalogueDetection("dota", tmp_path, "val", "s5", min_side_px=2)
+    targets = dataset[0].targets
+    assert dataset.classes[targets["labels"].item()] == "small-vehicle"
+    assert targets["labels"].item() == 9  # the order of S5's patches
+    assert targets["boxes"][0, 3].item() == 2
+    assert targets["difficult"].tolist() == [True]
+    with pytest.raises(DataError):
+        CatalogueDetection("dota", tmp_path, "train")
