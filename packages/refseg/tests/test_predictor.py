@@ -101,7 +101,6 @@ def test_semantic_seg_gives_each_pixel_to_the_surest_class(predictor: RemoteSAMP
 def test_results_lie_on_the_scene(
     predictor: RemoteSAMPredictor, scene: Path, tmp_path: Path
 ) -> None:
-    small = {"overlap": 8, "blend": 8}  # for tiles of 64 px
     mask = predictor.referring_seg(scene, "the red vehicle", out=tmp_path / "mask.tif")
     with rasterio.open(tmp_path / "mask.tif") as file, rasterio.open(scene) as source:
         assert (file.crs, file.transform, file.shape) == (
@@ -110,13 +109,13 @@ def test_results_lie_on_the_scene(
             source.shape,
         )
     assert mask.info.crs == CRS.from_epsg(32633)
-    found = predictor.detection(scene, CLASSES, oriented=True, **small)
+    found = predictor.detection(scene, CLASSES, oriented=True)
     table = geopandas.read_file(found.save(tmp_path / "objects.gpkg"))
     assert len(table) == len(found)
     assert table.crs.to_epsg() == 32633
-    counted = predictor.counting(scene, CLASSES, **small)
+    counted = predictor.counting(scene, CLASSES)
     assert sum(counted.counts.values()) == len(counted)
-    answer = predictor.multi_label_cls(scene, CLASSES, **small).save(tmp_path / "labels.json")
+    answer = predictor.multi_label_cls(scene, CLASSES).save(tmp_path / "labels.json")
     assert json.loads(answer.read_text())["classes"] == CLASSES
 
 

@@ -6,7 +6,16 @@ Importing this module is cheap: what needs torch is imported when it is first us
 import importlib
 from typing import Any
 
-_LAZY: dict[str, str] = {}
+_LAZY = {
+    "Epoc": "swath.refseg.epoc",
+    "ReferDataset": "swath.refseg.data.refer",
+    "ReferringTask": "swath.refseg.task",
+    "RemoteSAM": "swath.refseg.models.remotesam",
+    "RemoteSAMPredictor": "swath.refseg.predictor",
+    "SceneSentences": "swath.refseg.data.scenes",
+    "WordPieces": "swath.refseg.text",
+    "remotesam": "swath.refseg.models.remotesam",
+}
 
 __all__ = ["__version__", *sorted(_LAZY)]
 

@@ -54,8 +54,9 @@ class RemoteSAMPredictor(Predictor):
             classes: The class names, for tasks that take these.
             tile: ``"auto"`` lets the task choose, see `swath.refseg.asks.Regions`; a number of
                 pixels, tiles of at most that side; None, the whole image in one piece.
-            **options: Further arguments of `Predictor.predict`, and attributes of the task:
-                ``regions``, ``fit``, ``sentences_at_once``, ``oriented``, ``region_split``, ...
+            **options: Further arguments of `Predictor.predict` (tiles overlap by an eighth of the
+                network's input if nothing else is said), and attributes of the task: ``regions``,
+                ``fit``, ``sentences_at_once``, ``oriented``, ``region_split``, ...
 
         Raises:
             ConfigError: If no task is chosen, or it takes something else.
@@ -71,6 +72,9 @@ class RemoteSAMPredictor(Predictor):
             chosen = chosen.with_classes(classes)
         if tile == "auto":
             tile = chosen.auto_tile(*_size(image))
+        if options.get("overlap") is None:
+            options["overlap"] = chosen.input_size // 8
+        options.setdefault("blend", chosen.input_size // 16)
         return Predictor(self.model, chosen, self.card).predict(image, tile=tile, **options)
 
     def referring_seg(self, image: Any, sentence: str, **options: Any) -> SegmentationResult:
