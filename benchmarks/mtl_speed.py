@@ -5,8 +5,9 @@ Run:    OMP_NUM_THREADS=1 python benchmarks/mtl_speed.py --size 512
 Claim:  three answers from one pass cost less than three passes; on a CPU deformable attention of
         swath.kernels is at least twice as fast as the plain torch one.
 
-Variants are interleaved, round by round, and the median of each is reported. Parts are measured by
-hooks around modules; "rest" is what lies between (losses, matching, resizing).
+Variants are interleaved, round by round, and the median of each is reported: seconds of processor
+time on a CPU (one thread; others' load matters less then), of wall time on a GPU. Parts are timed
+by hooks around modules; the forward pass of a training step holds losses and matching, too.
 """
 
 import argparse
@@ -30,7 +31,7 @@ PARTS = ("backbone", "neck", "encoder")
 
 
 class Stopwatch:
-    """Seconds by name, summed over calls; waits for a GPU."""
+    """Seconds by name, summed over calls: of the processor, or of a GPU that is waited for."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -56,7 +57,8 @@ class Stopwatch:
     def _now(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        return time.perf_counter()
+            return time.perf_counter()
+        return time.process_time()
 
 
 def medians(variants: Mapping[str, Callable[[], object]], rounds: int, watch: Stopwatch) -> dict:
