@@ -390,9 +390,8 @@ def average_pool(x: Tensor, size: Sequence[int]) -> Tensor:
     rows, columns = size
     if rows == columns == 1:
         return x
-    height, width = x.shape[2] // rows, x.shape[3] // columns
-    x = x[:, :, : height * rows, : width * columns]
-    pooled: Tensor = x.unflatten(3, (width, columns)).unflatten(2, (height, rows)).mean((3, 5))
+    maps = F.avg_pool2d(x.flatten(0, 1).permute(0, 3, 1, 2), (rows, columns))
+    pooled: Tensor = maps.permute(0, 2, 3, 1).unflatten(0, x.shape[:2])
     return pooled
 
 

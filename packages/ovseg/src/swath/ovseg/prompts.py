@@ -31,8 +31,9 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "single": SINGLE,
     "imagenet": tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES),
     "overhead": SELECTED,
+    "name": ("{}",),
 }
-"""Ensembles by name: the published one, CLIP's 80, and eight of ours."""
+"""Ensembles by name: the published one, CLIP's 80, eight of ours, and the name alone."""
 
 
 def templates(choice: str | Sequence[str]) -> tuple[str, ...]:

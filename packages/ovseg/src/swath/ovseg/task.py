@@ -36,8 +36,9 @@ class OpenVocabularyTask(SegmentationTask):
 
     Args:
         classes: Names, with or without alternatives.
-        ensemble: Templates: ``"single"`` as published, ``"imagenet"``, ``"overhead"``, or a list of
-            sentences with ``{}``. A model made for one template gets the mean of their vectors.
+        ensemble: Templates: ``"single"`` as published, ``"imagenet"``, ``"overhead"``, ``"name"``
+            alone, or a list of sentences with ``{}``. A model made for one template gets the mean
+            of their vectors.
         background: Adds a last class for pixels that are none of the others: with a number, those
             where no class is as probable as that; with names, those where one of these fits best.
         ignore_index: Label of pixels of no class.

@@ -1,8 +1,8 @@
-"""Small towers, from scratch, for synthetic scenes of 128 px: 8 x 8 cells."""
+"""Small towers, from scratch, for synthetic scenes of 64 px: 4 x 4 cells."""
 
 from typing import Any
 
-SIZE = 128
+SIZE = 64
 
 CLIP: dict[str, Any] = {
     "embed_dim": 64,
