@@ -3,10 +3,10 @@
 Run:  python benchmarks/refseg_scenes.py [--minutes 15] [--threads 2] [--checkpoint RUN] [--smoke]
 
 `remotesam_scenes_tiny` is trained for as many steps as fit into the time, measured before; then
-judged on 600 sentences about unseen scenes, by kind: about one object where the scene has one that a
-sentence can single out, else about a class. Two controls on the same weights and images: sentences
-permuted among images, and sentences swapped within a scene. Aims: oIoU 0.6; 0.4 above permuted; 0.2
-above swapped. Then other tasks are asked of the same weights.
+judged on 600 sentences about unseen scenes, by kind: about one object where the scene has one that
+a sentence can single out, else about a class. Two controls on the same weights and images:
+sentences permuted among images, and sentences swapped within a scene. Aims: oIoU 0.6; 0.4 above
+permuted; 0.2 above swapped. Then other tasks are asked of the same weights.
 """
 
 import argparse
