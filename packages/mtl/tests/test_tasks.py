@@ -164,6 +164,15 @@ def test_a_large_image_is_answered_tile_by_tile(
     assert all(path.stat().st_size for path in written)
 
 
+def test_other_numbers_are_scaled_for_all_tasks(tiny: TrainConfig, model: RSCoTr) -> None:
+    predictor = Predictor(model, tiny.task.build())
+    pixels = np.random.default_rng(2).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    want = predictor.predict(pixels, tile=None)
+    wide = predictor.predict(pixels.astype(np.uint16) * 10, tile=None, scale="0:2550")
+    assert wide["cls"].probabilities == pytest.approx(want["cls"].probabilities, abs=1e-4)
+    np.testing.assert_array_equal(wide["seg"].mask, want["seg"].mask)
+
+
 def test_an_error_of_one_task_reaches_the_user(tiny: TrainConfig, model: RSCoTr) -> None:
     predictor = Predictor(model, tiny.task.build())
     array = np.zeros((64, 64, 3), np.float32)

@@ -124,6 +124,7 @@ class SceneClassificationTask(HeadTask):
 
     kind = "classification"
     score = "top1"
+    dense = False
 
     def __init__(
         self,
@@ -424,6 +425,7 @@ class MultiTask(Task):
         parts: ``parts``.
         classes: ``"<part>/<class>"`` of all parts, one after the other.
         palette: A colour for each of these.
+        radiometry: That of the first part, for images that are of no data set.
 
     Raises:
         ConfigError: If a name isn't of that form, ``weights`` names no head, or ``balance`` is
@@ -468,6 +470,9 @@ class MultiTask(Task):
         self.classes = tuple(f"{n}/{c}" for n, p in self.parts.items() for c in p.classes)
         self.palette = tuple(c for p in self.parts.values() for c in p.palette)  # type: ignore[attr-defined]
         self.radiometry = next(iter(self.parts.values())).radiometry  # type: ignore[attr-defined]
+        overlaps = [p.overlap for p in self.parts.values() if hasattr(p, "overlap")]
+        if overlaps:  # objects must fit into what tiles share
+            self.overlap = max(overlaps)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """A batch of each data set among the samples.
@@ -481,7 +486,7 @@ class MultiTask(Task):
         """
         names = [sample.meta.get("dataset") for sample in samples]
         if None in names:
-            return next(iter(self.parts.values())).collate(samples)
+            return collate_images(samples, self.radiometry)
         rows: dict[str, list[int]] = {}
         for i, name in enumerate(names):
             rows.setdefault(str(name), []).append(i)
@@ -516,7 +521,10 @@ class MultiTask(Task):
         for name, part_batch in parts.items():
             own = self.parts[name].head_losses(whole, features[name], part_batch)
             weight = self.weights.get(head_of(name), 1.0)
-            losses |= {f"{name}/{term}": weight * loss for term, loss in own.items()}
+            losses |= {
+                f"{name}/{term}": weight * loss if loss.requires_grad else loss
+                for term, loss in own.items()
+            }
         if self.balance == "uncertainty":
             return weighed_by_uncertainty(whole, losses)
         if self.balance == "pcgrad" and len(parts) > 1:
