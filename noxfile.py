@@ -1,6 +1,6 @@
 """Every check of the project; a bare ``nox`` runs what CI runs.
 
-uvx nox                      lint, types, each package's tests alone, what crosses them, wheels, docs
+uvx nox                      lint, types, each package's tests, what crosses them, wheels, docs
 uvx nox -s "tests(core)"     one package with nothing but its own dependencies
 uvx nox -s suite             all tests with everything installed together
 uvx nox -s pythons           the suite on every supported Python
