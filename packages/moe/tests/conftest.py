@@ -19,11 +19,12 @@ from swath.core.segmentation import SegmentationTask
 from swath.core.spec import Spec
 from swath.core.structures import RotatedBoxes
 from swath.moe.data import MultiDataset
+from swath.moe.detection_task import MultiDatasetDetectionTask
 from swath.moe.models.mdf import MDFSegmenter
 from swath.moe.models.mdf_detector import MDFDetector
 from swath.moe.models.oriented_rcnn import ProposalSettings
 from swath.moe.models.vit_moe import ViTMoE
-from swath.moe.task import MultiDatasetDetectionTask, MultiDatasetSegmentationTask
+from swath.moe.task import MultiDatasetSegmentationTask
 
 torch.set_num_threads(1)
 

@@ -22,7 +22,7 @@ from swath.core.data.detection import DotaText, read_coco
 from swath.core.engine import evaluate, train
 from swath.core.errors import ConfigError, DataError
 from swath.kernels import rotated_iou
-from swath.moe.task import MultiDatasetDetectionTask
+from swath.moe.detection_task import MultiDatasetDetectionTask
 
 
 def batch_of(config: TrainConfig, indices: list[int]) -> dict[str, Any]:

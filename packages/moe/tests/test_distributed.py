@@ -56,7 +56,7 @@ from swath.moe.data import MultiDataset, SceneObjects
 from swath.moe.models.mdf_detector import MDFDetector
 from swath.moe.models.oriented_rcnn import ProposalSettings
 from swath.moe.models.vit_moe import ViTMoE
-from swath.moe.task import MultiDatasetDetectionTask
+from swath.moe.detection_task import MultiDatasetDetectionTask
 
 SETS = {"urban": ["building", "vehicle"], "coastal": ["ship", "vehicle", "building"]}
 

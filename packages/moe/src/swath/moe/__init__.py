@@ -10,7 +10,7 @@ _LAZY = {
     "MDFDetector": "swath.moe.models.mdf_detector",
     "MDFSegmenter": "swath.moe.models.mdf",
     "MultiDataset": "swath.moe.data",
-    "MultiDatasetDetectionTask": "swath.moe.task",
+    "MultiDatasetDetectionTask": "swath.moe.detection_task",
     "MultiDatasetSegmentationTask": "swath.moe.task",
     "OrientedRCNN": "swath.moe.models.oriented_rcnn",
     "TaskLogits": "swath.moe.models.mdf",

@@ -48,7 +48,7 @@ def _detector(size: str, params: int) -> ModelCard:
         ),
         builder="swath.moe.models.mdf_detector:mdf_detector",
         builder_kwargs={"size": size, "tasks": detection_sets.num_classes()},
-        task_builder="swath.moe.task:MultiDatasetDetectionTask",
+        task_builder="swath.moe.detection_task:MultiDatasetDetectionTask",
         task_kwargs={"tasks": detection_sets.task_data()},
         converter="swath.moe.models.mdf_detector:remap_official_keys",
     )

@@ -10,25 +10,27 @@ which is what the official logging shows, and what detection does.
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Generic, Self, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from swath.core.detection.task import DetectionTask
 from swath.core.errors import ConfigError, DataError, suggest
-from swath.core.metrics.detection import DetectionMetrics
 from swath.core.metrics.segmentation import SegmentationMetrics
 from swath.core.sample import Sample
 from swath.core.segmentation import SegmentationTask, padded
-from swath.core.structures import Detections
 from swath.core.task import Batch, Task
+from swath.moe.models.many_tasks import ManyTasks
 from swath.moe.models.mdf import MDFSegmenter
-from swath.moe.models.mdf_detector import MDFDetector
 
-S = TypeVar("S", SegmentationTask, DetectionTask)
-M = TypeVar("M", MDFSegmenter, MDFDetector)
+if TYPE_CHECKING:  # detection brings torchvision along, which maps of classes don't need
+    from swath.core.detection.task import DetectionTask
+    from swath.core.metrics.detection import DetectionMetrics
+
+S = TypeVar("S", SegmentationTask, "DetectionTask")
+R = TypeVar("R", SegmentationMetrics, "DetectionMetrics")
+M = TypeVar("M", bound=ManyTasks)
 
 
 class MultiDatasetTask(Task, Generic[S]):
@@ -185,7 +187,7 @@ class MultiDatasetSegmentationTask(MultiDatasetTask[SegmentationTask]):
         Raises:
             ConfigError: If the model isn't an `MDFSegmenter`, or knows other tasks or classes.
         """
-        segmenter = _checked(model, MDFSegmenter)
+        segmenter = checked(model, MDFSegmenter)
         ids = torch.tensor([segmenter.task_id(name) for name in batch["tasks"]])
         logits = model(batch["image"], ids)
         losses: dict[str, Tensor] = {}
@@ -202,67 +204,12 @@ class MultiDatasetSegmentationTask(MultiDatasetTask[SegmentationTask]):
         Raises:
             ConfigError: If there is no such task; lists those that there are.
         """
-        return OneTask(_checked(model, MDFSegmenter), name), self._task(name)
+        return OneTask(checked(model, MDFSegmenter), name), self._task(name)
 
-    def metrics(self) -> "MultiDatasetMetrics":
+    def metrics(self) -> "MultiDatasetMetrics[SegmentationMetrics]":
         """A fresh accumulator for all data sets."""
         parts = {name: task.metrics() for name, task in self.tasks.items()}
-        return MultiDatasetMetrics(parts, self.targets, means=("mIoU", "mF1", "OA"))
-
-
-class MultiDatasetDetectionTask(MultiDatasetTask[DetectionTask]):
-    """Train and judge an `MDFDetector`; for the arguments see `MultiDatasetTask`."""
-
-    kind = "detection of several data sets"
-    score = "mAP"
-    targets = ("boxes", "labels", "difficult")
-
-    def _joined(
-        self, target: str, names: Sequence[str], parts: Sequence[Any], shape: tuple[int, int]
-    ) -> list[Tensor]:
-        return [tensor for part in parts for tensor in part]
-
-    def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """``"<task>_rpn_cls"``, ``"<task>_rpn_box"``, ``"<task>_roi_cls"``, ``"<task>_roi_box"``.
-
-        One forward pass for all, each weighted; and ``"<task>_roi_accuracy"``, a figure.
-
-        Raises:
-            ConfigError: If the model isn't an `MDFDetector`, or knows other tasks or classes.
-        """
-        detector = _checked(model, MDFDetector)
-        for name, task in self.tasks.items():
-            task.check_classes(detector.tasks.get(name, len(task.classes)))
-        ids = torch.tensor([detector.task_id(name) for name in batch["tasks"]])
-        learnt = [
-            self.tasks[name].large_enough(boxes, labels)
-            for name, boxes, labels in zip(
-                batch["tasks"], batch["boxes"], batch["labels"], strict=True
-            )
-        ]
-        boxes, labels = [b for b, _ in learnt], [n for _, n in learnt]
-        by_task = model(batch["image"], ids, batch["sizes"], boxes, labels)
-        losses: dict[str, Tensor] = {}
-        for name, parts in by_task.items():
-            weight = self.weight(name, batch.get("progress", 1.0))
-            losses |= {
-                f"{name}_{kind}": weight * loss if loss.requires_grad else loss
-                for kind, loss in parts.items()
-            }
-        return losses
-
-    def select(self, model: nn.Module, name: str) -> "tuple[OneDetector, DetectionTask]":
-        """The model for one data set, from images to objects, and its task.
-
-        Raises:
-            ConfigError: If there is no such task; lists those that there are.
-        """
-        return OneDetector(_checked(model, MDFDetector), name), self._task(name)
-
-    def metrics(self) -> "MultiDatasetMetrics":
-        """A fresh accumulator for all data sets."""
-        parts = {name: task.metrics() for name, task in self.tasks.items()}
-        return MultiDatasetMetrics(parts, self.targets, means=("mAP", "AP50", "AP75"))
+        return MultiDatasetMetrics(parts, self.targets, ("mIoU", "mF1", "OA"), _labelled_pixels)
 
 
 class OneTask(nn.Module):
@@ -286,33 +233,7 @@ class OneTask(nn.Module):
         return logits
 
 
-class OneDetector(nn.Module):
-    """One task of a detector as a model of its own; see `DetectionTask` for its calls.
-
-    Args:
-        model: The whole; shared, not copied.
-        name: Of the task.
-
-    Attributes:
-        num_classes: Classes of the task.
-        stride: Images are padded to its multiples.
-
-    Raises:
-        ConfigError: If the model knows no such task.
-    """
-
-    def __init__(self, model: MDFDetector, name: str) -> None:
-        super().__init__()
-        self.model, self.name, self.number = model, name, model.task_id(name)
-        self.num_classes, self.stride = model.tasks[name], model.stride
-
-    def forward(self, image: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Detections]:
-        """The objects of each image."""
-        found: list[Detections] = self.model(image, self.number, sizes)
-        return found
-
-
-class MultiDatasetMetrics:
+class MultiDatasetMetrics(Generic[R]):
     """Figures of several data sets, each by itself, and their means.
 
     ``compute()`` returns the chosen figures' means over the data sets of which anything was judged,
@@ -323,15 +244,19 @@ class MultiDatasetMetrics:
         parts: Accumulators by the name of their task.
         targets: What of a batch they judge by.
         means: Names of the figures; those that no data set has are left out.
+        judged: How much there was to be right or wrong about, of one accumulator.
     """
 
     def __init__(
         self,
-        parts: Mapping[str, SegmentationMetrics | DetectionMetrics],
+        parts: Mapping[str, R],
         targets: Sequence[str],
         means: Sequence[str],
+        judged: Callable[[R], int],
     ) -> None:
-        self.parts, self.targets, self.means = dict(parts), tuple(targets), tuple(means)
+        self.parts: dict[str, R] = dict(parts)
+        self.targets, self.means = tuple(targets), tuple(means)
+        self.judged: Callable[[R], int] = judged
 
     def reset(self) -> None:
         """Forget everything."""
@@ -345,13 +270,12 @@ class MultiDatasetMetrics:
             self.parts[name].update([prediction], own)
 
     def __add__(self, other: Self) -> Self:
-        theirs: Mapping[str, Any] = other.parts
-        parts = {name: part + theirs[name] for name, part in self.parts.items()}
-        return type(self)(parts, self.targets, self.means)
+        parts = {name: part + other.parts[name] for name, part in self.parts.items()}
+        return type(self)(parts, self.targets, self.means, self.judged)
 
     def compute(self) -> dict[str, Any]:
         """All figures so far; see the class."""
-        judged = {name: part.compute() for name, part in self.parts.items() if _judged(part)}
+        judged = {name: part.compute() for name, part in self.parts.items() if self.judged(part)}
         table = {
             name: {k: v for k, v in figures.items() if isinstance(v, float)}
             for name, figures in judged.items()
@@ -370,14 +294,16 @@ class MultiDatasetMetrics:
         return {**means, **single, "per_task": table, "per_class": rows}
 
 
-def _judged(part: SegmentationMetrics | DetectionMetrics) -> bool:
-    """Whether there was anything to be right or wrong about."""
-    if isinstance(part, DetectionMetrics):
-        return part.num_objects > 0
-    return bool(part.confusion.target.sum())
+def _labelled_pixels(part: SegmentationMetrics) -> int:
+    return int(part.confusion.target.sum())
 
 
-def _checked(model: nn.Module, wanted: type[M]) -> M:
+def checked(model: nn.Module, wanted: type[M]) -> M:
+    """The model, if it is of the wanted class.
+
+    Raises:
+        ConfigError: If it isn't.
+    """
     if not isinstance(model, wanted):
         raise ConfigError(
             f"this task trains an {wanted.__name__}, not a {type(model).__name__}; make "

@@ -11,8 +11,8 @@ from swath.core.data.detection import CatalogueDetection
 from swath.core.spec import Spec, from_data
 from swath.moe import detection_sets
 from swath.moe.data import MultiDataset
+from swath.moe.detection_task import MultiDatasetDetectionTask
 from swath.moe.models.mdf_detector import mdf_detector, single_detector
-from swath.moe.task import MultiDatasetDetectionTask
 
 TRAIN_SPLITS = {"dior": "trainval", "dota": "trainval"}
 JUDGED_SPLITS = {"dior": "test", "dota": "val"}

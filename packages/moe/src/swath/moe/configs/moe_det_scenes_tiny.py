@@ -10,10 +10,10 @@ from swath.core.detection.task import DetectionTask
 from swath.core.engine.pieces import adamw_cosine
 from swath.core.spec import Spec
 from swath.moe.data import MultiDataset, SceneObjects
+from swath.moe.detection_task import MultiDatasetDetectionTask
 from swath.moe.models.mdf_detector import MDFDetector
 from swath.moe.models.oriented_rcnn import ProposalSettings
 from swath.moe.models.vit_moe import ViTMoE
-from swath.moe.task import MultiDatasetDetectionTask
 
 DOMAINS = {
     "urban": ["building", "court", "tank", "vehicle"],
