@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,14 @@ import pytest
 from PIL import Image
 
 from swath.core.errors import DataError, UnsafeCheckpointError
-from swath.refseg.data.refer import DiorRsvg, ReferDataset, RefSegRS, convert_refs, referring_set
+from swath.refseg.data.refer import (
+    DiorRsvg,
+    ReferDataset,
+    RefSegRS,
+    SentenceList,
+    convert_refs,
+    referring_set,
+)
 
 SIDE = 10
 
@@ -65,7 +73,7 @@ def refer(tmp_path: Path) -> Path:
 
 def test_refer_layout_with_runs_polygons_and_empty_masks(refer: Path) -> None:
     train = ReferDataset(refer, "train")
-    assert [q.sentence for q in train.questions] == ["The ship", "The pond"]
+    assert [q.sentence for q in train.questions] == ["the ship", "the pond"]
     np.testing.assert_array_equal(train[0].targets["mask"], block(slice(0, 6), slice(0, 4)))
     np.testing.assert_array_equal(train[1].targets["mask"], block(slice(0, 2), slice(0, 4)))
     assert int(ReferDataset(refer, "val")[0].targets["mask"].sum()) == 0
@@ -170,3 +178,44 @@ def test_dior_rsvg_counts_objects_over_sorted_files(tmp_path: Path) -> None:
     data = DiorRsvg(tmp_path, "test")
     assert [q.sentence for q in data.questions] == ["a car", "a dam"]
     assert data[0].targets["box"] == [1, 0, 9, 8]
+
+
+def test_a_list_of_sentences_is_split_by_image(tmp_path: Path) -> None:
+    rows = []
+    for name in ("a.png", "b.png", "c.png"):
+        Image.fromarray(np.zeros((SIDE, SIDE, 3), np.uint8)).save(tmp_path / name)
+        outline = [[0, 0, 4, 0, 4, 2, 0, 2]]
+        rows += [{"image": name, "sentence": "the pond", "segmentation": outline}] * 2
+    (tmp_path / "refs.json").write_text(json.dumps(rows))
+    parts = {s: SentenceList(tmp_path / "refs.json", tmp_path, s) for s in ("train", "test")}  # type: ignore[arg-type]
+    images = {s: {q.image.name for q in part.questions} for s, part in parts.items()}
+    assert images == {"train": {"a.png", "b.png"}, "test": {"c.png"}}
+    np.testing.assert_array_equal(parts["test"][0].targets["mask"], block(slice(0, 2), slice(0, 4)))
+    (tmp_path / "refs.json").write_text("[{}]")
+    with pytest.raises(DataError, match="can't be read as a list of sentences"):
+        SentenceList(tmp_path / "refs.json", tmp_path)
+
+
+@pytest.fixture
+def samples() -> Path:
+    here = Path(__file__).resolve()
+    folder = Path(os.environ.get("SWATH_SAMPLES_DIR", here.parents[5] / "shared" / "samples"))
+    if not (folder / "refseg/nwpu_refs/refs.json").is_file():
+        pytest.skip("shared samples folder absent")
+    return folder
+
+
+def test_sentences_about_real_images(samples: Path) -> None:
+    """The mask of each sentence fills its box."""
+    path = samples / "refseg/nwpu_refs/refs.json"
+    folder = next((samples / "detection").rglob("002.jpg")).parent
+    rows = json.loads(path.read_text())
+    data = SentenceList(path, folder)
+    assert len(data) == len(rows)
+    for index in range(0, len(data), 100):
+        x, y, width, height = rows[index]["bbox_xywh"]
+        mask = data[index].targets["mask"].numpy()
+        ys, xs = np.nonzero(mask)
+        assert abs(xs.min() - x) <= 2
+        assert abs(ys.max() + 1 - (y + height)) <= 2
+        assert 0.2 < mask.sum() / (width * height) <= 1

@@ -1,6 +1,6 @@
 """RemoteSAM as published: Swin-B and BERT on RemoteSAM-270K, 896 px, 40 epochs.
 
-Run:     torchrun --nproc-per-node 8 -m swath.core train remotesam_swinb_270k
+Run:     torchrun --nproc-per-node 8 --no-python swath train remotesam_swinb_270k
          with $SWATH_DATA/remotesam-270k (images, refs, instances.json) and, in
          $SWATH_DATA/weights, swin_base_patch4_window12_384_22k.pth and bert-base-uncased
 Source:  Yao et al. 2025, arXiv:2505.18022; official `train.py` and README (dossier section 2)

@@ -94,7 +94,8 @@ class ReferDataset(ReferringSet):
         split: ``"train"`` or ``"val"``, or ``"test"``, which takes every split with "test" in it.
         images: Folder of the images; default ``JPEGImages`` in the root. ``.jpg`` and ``.png``
             stand for each other.
-        sentences: ``"first"`` sentence of each ref, as it is trained on, or ``"all"``, as judged.
+        sentences: ``"first"`` sentence of each ref, as it is trained on, or ``"all"``, as judged;
+            these officially as they were written, ``raw``, the first as cleaned up, ``sent``.
         overlaps: What parts of one object that overlap mean: their ``"union"``, or, as officially,
             ``"none"`` of the pixels that several parts share.
 
@@ -129,9 +130,13 @@ class ReferDataset(ReferringSet):
                 absent.append(str(ref["file_name"]))
                 continue
             chosen = ref["sentences"] if sentences == "all" else ref["sentences"][:1]
+            spelling = "raw" if sentences == "all" else "sent"
             questions += [
                 Question(
-                    f"{ref.get('ref_id', number)}-{i}", image, _text(s), annotations[ref["ann_id"]]
+                    f"{ref.get('ref_id', number)}-{i}",
+                    image,
+                    str(s.get(spelling) or s["sent"]),
+                    annotations[ref["ann_id"]],
                 )
                 for i, s in enumerate(chosen)
             ]
@@ -189,6 +194,48 @@ class RefSegRS(ReferringSet):
         """See `ReferringSet.mask`; true where the stored value is above 50."""
         values, _ = read_image_tensor(question.answer)
         return np.asarray(values[0].numpy() > 50).astype(np.uint8)
+
+
+class SentenceList(ReferringSet):
+    """One JSON list of sentences with outlines: the shared VHR-10 sentences, or your own.
+
+    Args:
+        path: A list of ``{"image", "sentence", "segmentation"}``, the last polygons or run lengths
+            in COCO's form.
+        images: Folder of the images.
+        split: ``"all"``; or ``"test"``, every third image by name, and ``"train"``, the others.
+
+    Raises:
+        DataError: If the file can't be read, or an entry lacks something.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        images: str | Path,
+        split: Literal["all", "train", "test"] = "all",
+    ) -> None:
+        file, folder = resolve_root(path), resolve_root(images)
+        try:
+            rows = json.loads(file.read_text(encoding="utf-8"))
+            names = sorted({row["image"] for row in rows})
+            chosen = {
+                n
+                for i, n in enumerate(names)
+                if split == "all" or (i % 3 == 2) == (split == "test")
+            }
+            questions = [
+                Question(str(i), folder / row["image"], row["sentence"], row["segmentation"])
+                for i, row in enumerate(rows)
+                if row["image"] in chosen
+            ]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{file}: can't be read as a list of sentences: {error!r}") from error
+        super().__init__(questions)
+
+    def mask(self, question: Question, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """See `ReferringSet.mask`."""
+        return draw_segmentation(question.answer, size, question.image)
 
 
 class DiorRsvg:
@@ -292,10 +339,6 @@ def _image(present: Mapping[str, Path], name: str) -> Path | None:
         if candidate in present:
             return present[candidate]
     return None
-
-
-def _text(sentence: Mapping[str, Any]) -> str:
-    return str(sentence.get("raw") or sentence["sent"])
 
 
 def _drawn(part: Mapping[str, Any], where: str) -> NDArray[np.uint8]:
