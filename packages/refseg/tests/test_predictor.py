@@ -89,6 +89,16 @@ def test_an_image_is_looked_at_once_whatever_the_number_of_classes(
     assert (len(looks), len(reads)) == (2, len(CLASSES))  # words are kept for the second image
 
 
+def test_words_are_read_anew_when_the_weights_change(
+    predictor: RemoteSAMPredictor, model: RemoteSAM
+) -> None:
+    before = predictor.masks(picture(), ["ship"])["ship"][1]
+    with torch.no_grad():
+        model.text_encoder.embeddings.word_embeddings.weight.normal_(std=2)
+    after = predictor.masks(picture(), ["ship"])["ship"][1]
+    assert np.abs(before - after).max() > 1e-3
+
+
 def test_semantic_seg_gives_each_pixel_to_the_surest_class(predictor: RemoteSAMPredictor) -> None:
     found = predictor.masks(picture(), CLASSES)
     result = predictor.semantic_seg(picture(), CLASSES)

@@ -13,8 +13,8 @@ import copy
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any, ClassVar, Literal, Self
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -444,13 +444,25 @@ def margins(
     return torch.cat([logits[:, 1] - logits[:, 0] for logits in found])
 
 
-@lru_cache(maxsize=4096)
+_Words = dict[tuple[WordPieces, str, torch.device, int], tuple[Tensor, Tensor]]
+_KEPT: "WeakKeyDictionary[RemoteSAM, _Words]" = WeakKeyDictionary()
+MOST_KEPT = 4096
+"""Prompts whose words are kept for each model."""
+
+
 def _encoded(
     model: RemoteSAM, tokenizer: WordPieces, prompt: str, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Words ``(1, N, D)`` and mask ``(1, N)`` of a prompt, kept for the next image."""
-    ids, mask = (x.to(device) for x in tokenizer([prompt]))
-    return model.encode_text(ids, mask), mask
+    """Words ``(1, N, D)`` and mask ``(1, N)`` of a prompt, kept while the weights stay the same."""
+    kept = _KEPT.setdefault(model, {})
+    weights = sum(parameter._version for parameter in model.text_encoder.parameters())
+    key = tokenizer, prompt, device, weights
+    if key not in kept:
+        if len(kept) >= MOST_KEPT:
+            kept.clear()
+        ids, mask = (x.to(device) for x in tokenizer([prompt]))
+        kept[key] = model.encode_text(ids, mask), mask
+    return kept[key]
 
 
 def _presence(margins: Tensor, balance: float) -> tuple[float, ...]:
