@@ -701,9 +701,16 @@ class SeveralResults:
             answer[name] = {k: v for k, v in rows.items() if v}
         return {"answer": answer}
 
-    def plot(self) -> dict[str, Any]:
-        """A figure of each result, by the name of the head."""
-        return {name: result.plot() for name, result in self.results.items()}
+    def plot(self, min_score: float = 0.3) -> dict[str, Any]:
+        """A figure of each result, by the name of the head.
+
+        Args:
+            min_score: Objects below aren't drawn.
+        """
+        return {
+            name: result.plot(min_score) if isinstance(result, DetectionResult) else result.plot()
+            for name, result in self.results.items()
+        }
 
 
 def checked(model: nn.Module) -> RSCoTr:
