@@ -66,8 +66,9 @@ class Attention(nn.Module):
         """What each token ``(B, N, C)`` would contribute if it attended to itself alone."""
         bias = self.in_proj_bias.chunk(3)[2]
         x = self.out_proj(F.linear(x, self.v_proj_weight, bias))
-        if self.q_proj_weight.requires_grad:  # a zero gradient: DDP and weight decay want one
-            x = x + 0.0 * self.q_proj_weight.sum()
+        for unused in (self.q_proj_weight, self.k_proj_weight):
+            if unused.requires_grad:  # a zero gradient: DDP and weight decay want one
+                x = x + 0.0 * unused.sum()
         return x
 
 
@@ -325,7 +326,8 @@ def set_finetuning(clip: CLIP, mode: str) -> None:
     authors meant otherwise, no position embedding. ``"full"``: all blocks of both towers.
     ``"freezeIMG"``: query and value projections of the text tower, and its position embedding.
     ``"frozen"``: nothing. (``"prompt"`` trains learned prompts, which no published model has.)
-    ``"everything"``, ours: all, for a CLIP that begins from scratch.
+    ``"everything"``, ours: all but the temperature, which nothing reads here, for a CLIP from
+    scratch.
 
     Raises:
         ConfigError: If there is no such mode.
@@ -334,7 +336,7 @@ def set_finetuning(clip: CLIP, mode: str) -> None:
     for name, parameter in clip.named_parameters():
         attention = "q_proj" in name or "v_proj" in name
         parameter.requires_grad_(
-            mode == "everything"
+            (mode == "everything" and name != "logit_scale")
             or (mode == "attention" and attention)
             or (mode == "full" and "transformer" in name)
             or (mode == "freezeIMG" and "visual" not in name and (attention or "position" in name))
