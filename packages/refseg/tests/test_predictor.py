@@ -89,6 +89,12 @@ def test_an_image_is_looked_at_once_whatever_the_number_of_classes(
     assert (len(looks), len(reads)) == (2, len(CLASSES))  # words are kept for the second image
 
 
+def test_a_chosen_task_may_be_changed(predictor: RemoteSAMPredictor) -> None:
+    counting = predictor.for_task("counting")
+    assert sum(counting.predict(picture(), classes=["ship"]).counts.values()) >= 0
+    assert counting.referring_seg(picture(), "the ship").mask.shape == (70, 50)
+
+
 def test_words_are_read_anew_when_the_weights_change(
     predictor: RemoteSAMPredictor, model: RemoteSAM
 ) -> None:

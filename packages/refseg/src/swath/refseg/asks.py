@@ -70,6 +70,7 @@ class Ask(Task):
     takes: ClassVar[Literal["classes", "text"]] = "classes"
 
     def __init__(self, whole: ReferringTask) -> None:
+        self.whole = whole
         self.radiometry: Radiometry = whole.radiometry
         self.tokenizer, self.input_size = whole.tokenizer, whole.input_size
         self.classes: tuple[str, ...] = ()
@@ -122,6 +123,10 @@ class Ask(Task):
                 )
             setattr(changed, name, value)
         return changed
+
+    def select(self, model: nn.Module, name: str) -> tuple[nn.Module, Task]:
+        """Another of the eight tasks of the same model; see `ReferringTask.select`."""
+        return self.whole.select(model, name)
 
     def auto_tile(self, height: int, width: int) -> int | None:
         """Largest side of a tile of such an image, or None for one piece; see `Regions`."""
