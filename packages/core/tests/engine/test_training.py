@@ -76,9 +76,18 @@ def assert_same_run(first: Path, second: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["map-style", "stream"])
-@pytest.mark.parametrize(("workers", "stop_at"), [(0, 20), (2, 20), (0, 13)])
+@pytest.mark.parametrize(
+    ("workers", "stop_at", "channels_last"), [(0, 20, False), (2, 20, False), (0, 13, True)]
+)
 def test_twenty_and_twenty_steps_are_forty_bit_for_bit(
-    toy: Toy, tmp_path: Path, workers: int, stop_at: int, kind: str, squares: Any, tape: Any
+    toy: Toy,
+    tmp_path: Path,
+    workers: int,
+    stop_at: int,
+    channels_last: bool,
+    kind: str,
+    squares: Any,
+    tape: Any,
 ) -> None:
     config = toy(
         train=Spec(squares if kind == "map-style" else tape),
@@ -88,6 +97,7 @@ def test_twenty_and_twenty_steps_are_forty_bit_for_bit(
         checkpoint_every=20,
         ema=0.9,
         clip_norm=1.0,
+        channels_last=channels_last,
         log_every=1,
     )
     train(config, tmp_path / "whole", progress=False)

@@ -201,6 +201,7 @@ def load_optimizer_state(
         fresh = optimizer.state_dict()
         fresh["state"] = {i: entries[name] for i, name in enumerate(order) if name in entries}
         optimizer.load_state_dict(fresh)
+        _lay_out_like_parameters(optimizer)
         return
     from torch.distributed.checkpoint.state_dict import (
         get_optimizer_state_dict,
@@ -209,6 +210,14 @@ def load_optimizer_state(
 
     fresh = get_optimizer_state_dict(model, optimizer)
     set_optimizer_state_dict(model, optimizer, {**fresh, "state": dict(entries)}, options=_whole())
+
+
+def _lay_out_like_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Give moments the strides of their parameters, e.g. channels-last: fused steps assume so."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _is_sharded(model: nn.Module) -> bool:
