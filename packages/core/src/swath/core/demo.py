@@ -4,7 +4,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,22 @@ from swath.core.viz.scene import scene_section
 
 
 @dataclass(frozen=True)
-class DemoFiles:
+class DemoFolder:
+    """What a demo writes; subclasses name the files.
+
+    Attributes:
+        folder: The folder.
+    """
+
+    folder: Path
+
+    def made(self) -> tuple[Path, ...]:
+        """All but the folder."""
+        return tuple(getattr(self, field.name) for field in fields(self)[1:])
+
+
+@dataclass(frozen=True)
+class DemoFiles(DemoFolder):
     """What the demo writes into its folder.
 
     Attributes:
@@ -43,7 +58,6 @@ class DemoFiles:
         report: One HTML page about all of it.
     """
 
-    folder: Path
     scene: Path
     truth: Path
     run: Path
@@ -69,11 +83,6 @@ class DemoFiles:
             geojson=folder / "mask.geojson",
             report=folder / "report.html",
         )
-
-    def made(self) -> tuple[Path, ...]:
-        """All but the folder."""
-        first = (self.scene, self.truth, self.run, self.checkpoint, self.metrics, self.mask)
-        return (*first, self.geopackage, self.geojson, self.report)
 
 
 def run(
@@ -115,10 +124,7 @@ def run(
         console.print(f"  {files.scene}: {side} × {side} px")
 
     with step(console, "2/5", f"Train a small U-Net for {config.iterations} iterations"):
-        summary = train(config, files.run, device=device)
-        if summary.interrupted:
-            raise KeyboardInterrupt
-        shutil.copyfile(summary.best_checkpoint, files.checkpoint)
+        shutil.copyfile(trained(config, files.run, device), files.checkpoint)
         predictor = load_model(files.checkpoint, device=device)
 
     score = predictor.task.score
@@ -199,6 +205,18 @@ def prepare_folder(folder: Path, made: Iterable[Path], overwrite: bool) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def trained(config: TrainConfig, run: Path, device: str | None) -> Path:
+    """Train to the end; the best checkpoint.
+
+    Raises:
+        KeyboardInterrupt: If the training was stopped, which ends the demo too.
+    """
+    summary = train(config, run, device=device)
+    if summary.interrupted:
+        raise KeyboardInterrupt
+    return summary.best_checkpoint
 
 
 @contextmanager

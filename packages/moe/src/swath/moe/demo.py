@@ -11,8 +11,8 @@ import torch
 from rich.console import Console
 
 from swath.core.config import TrainConfig, load_config
-from swath.core.demo import prepare_folder, step, tell_end
-from swath.core.engine import evaluate, smoke, train
+from swath.core.demo import DemoFolder, prepare_folder, step, tell_end, trained
+from swath.core.engine import evaluate, smoke
 from swath.core.engine.evaluation import as_data
 from swath.core.files import write_json
 from swath.core.inference.predictor import Predictor, load_model
@@ -28,7 +28,7 @@ PICTURES = 2
 
 
 @dataclass(frozen=True)
-class DemoFiles:
+class DemoFiles(DemoFolder):
     """What the demo writes into its folder.
 
     Attributes:
@@ -38,7 +38,6 @@ class DemoFiles:
         report: One HTML page about all of it.
     """
 
-    folder: Path
     run: Path
     metrics: Path
     report: Path
@@ -47,10 +46,6 @@ class DemoFiles:
     def inside(cls, folder: Path) -> "DemoFiles":
         """The names in a folder."""
         return cls(folder, folder / "run", folder / "metrics.json", folder / "report.html")
-
-    def made(self) -> tuple[Path, ...]:
-        """All but the folder."""
-        return (self.run, self.metrics, self.report)
 
 
 def run(
@@ -86,10 +81,7 @@ def run(
     config = smoke(config) if quick else config
     domains = ", ".join(config.task["tasks"])
     with step(console, "1/3", f"Train one model on {domains} for {config.iterations} iterations"):
-        summary = train(config, files.run, device=device)
-        if summary.interrupted:
-            raise KeyboardInterrupt
-        predictor = load_model(summary.best_checkpoint, device=device)
+        predictor = load_model(trained(config, files.run, device), device=device)
     with step(console, "2/3", "Judge it on scenes it has not seen"):
         assert config.test is not None  # the demo's own config has one
         unseen = config.test.build()

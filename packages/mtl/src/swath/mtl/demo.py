@@ -11,8 +11,8 @@ from rich.console import Console
 
 from swath.core.config import load_config
 from swath.core.data.scenes import render_large
-from swath.core.demo import prepare_folder, step, tell_end
-from swath.core.engine import evaluate, smoke, train
+from swath.core.demo import DemoFolder, prepare_folder, step, tell_end, trained
+from swath.core.engine import evaluate, smoke
 from swath.core.engine.evaluation import as_data
 from swath.core.files import write_json
 from swath.core.inference.predictor import Predictor, load_model
@@ -28,7 +28,7 @@ CONFIG = "rscotr_scenes_tiny"
 
 
 @dataclass(frozen=True)
-class DemoFiles:
+class DemoFiles(DemoFolder):
     """What the demo writes into its folder.
 
     Attributes:
@@ -40,7 +40,6 @@ class DemoFiles:
         report: One HTML page about all of it.
     """
 
-    folder: Path
     run: Path
     metrics: Path
     scene: Path
@@ -52,10 +51,6 @@ class DemoFiles:
         """The names in a folder."""
         names = "run", "metrics.json", "scene.tif", "results", "report.html"
         return cls(folder, *(folder / name for name in names))
-
-    def made(self) -> tuple[Path, ...]:
-        """All but the folder."""
-        return (self.run, self.metrics, self.scene, self.results, self.report)
 
 
 def run(
@@ -96,10 +91,7 @@ def run(
         config = replace(smoke(config), val=test)
     names = ", ".join(config.train["parts"])
     with step(console, "1/4", f"Train one model on {names} for {config.iterations} iterations"):
-        summary = train(config, files.run, device=device)
-        if summary.interrupted:
-            raise KeyboardInterrupt
-        predictor = load_model(summary.best_checkpoint, device=device)
+        predictor = load_model(trained(config, files.run, device), device=device)
         task = predictor.task
         assert isinstance(task, MultiTask)
     with step(console, "2/4", "Judge it on scenes it has not seen"):

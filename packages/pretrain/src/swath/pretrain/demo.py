@@ -13,8 +13,8 @@ from torch import Tensor
 
 from swath.core.config import TrainConfig, load_config
 from swath.core.data.loader import Augmented
-from swath.core.demo import prepare_folder, step, tell_end
-from swath.core.engine import evaluate, smoke, train
+from swath.core.demo import DemoFolder, prepare_folder, step, tell_end, trained
+from swath.core.engine import evaluate, smoke
 from swath.core.files import write_json
 from swath.core.inference.predictor import Predictor, load_model
 from swath.core.segmentation import SegmentationTask
@@ -31,7 +31,7 @@ PICTURES = 6
 
 
 @dataclass(frozen=True)
-class DemoFiles:
+class DemoFiles(DemoFolder):
     """What the demo writes into its folder.
 
     Attributes:
@@ -42,7 +42,6 @@ class DemoFiles:
         report: One HTML page about all of it.
     """
 
-    folder: Path
     supervised: Path
     s4p: Path
     metrics: Path
@@ -58,10 +57,6 @@ class DemoFiles:
             metrics=folder / "metrics.json",
             report=folder / "report.html",
         )
-
-    def made(self) -> tuple[Path, ...]:
-        """All but the folder."""
-        return (self.supervised, self.s4p, self.metrics, self.report)
 
 
 def run(
@@ -102,7 +97,9 @@ def run(
     models, metrics = {}, {}
     for i, (title, (recipe, folder)) in enumerate(arms.items(), start=1):
         with step(console, f"{i}/3", title):
-            models[folder.name] = _trained(smoke(recipe) if quick else recipe, folder, device)
+            recipe = smoke(recipe) if quick else recipe
+            checkpoint = trained(recipe, folder, device)
+            models[folder.name] = load_model(checkpoint, device=device)
             figures = _judged(models[folder.name], config, quick, device)
             metrics[folder.name] = figures
             console.print(f"  mIoU {number(figures['mIoU'])} on scenes it has not seen")
@@ -125,13 +122,6 @@ def supervised_twin(config: TrainConfig) -> TrainConfig:
         train=config.train["labelled"],
         augment=Spec(weak_view, **view),
     )
-
-
-def _trained(config: TrainConfig, folder: Path, device: str | None) -> Predictor:
-    summary = train(config, folder, device=device)
-    if summary.interrupted:
-        raise KeyboardInterrupt
-    return load_model(summary.best_checkpoint, device=device)
 
 
 def _judged(

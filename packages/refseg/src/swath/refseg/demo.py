@@ -11,8 +11,8 @@ import torch
 from rich.console import Console
 
 from swath.core.config import load_config
-from swath.core.demo import prepare_folder, step, tell_end
-from swath.core.engine import evaluate, smoke, train
+from swath.core.demo import DemoFolder, prepare_folder, step, tell_end, trained
+from swath.core.engine import evaluate, smoke
 from swath.core.engine.evaluation import as_data
 from swath.core.files import write_json
 from swath.core.inference.predictor import load_model
@@ -30,7 +30,7 @@ TRUE, FOUND = (90, 200, 90), (250, 80, 60)
 
 
 @dataclass(frozen=True)
-class DemoFiles:
+class DemoFiles(DemoFolder):
     """What the demo writes into its folder.
 
     Attributes:
@@ -40,7 +40,6 @@ class DemoFiles:
         report: One HTML page about all of it.
     """
 
-    folder: Path
     run: Path
     metrics: Path
     report: Path
@@ -49,10 +48,6 @@ class DemoFiles:
     def inside(cls, folder: Path) -> "DemoFiles":
         """The names in a folder."""
         return cls(folder, folder / "run", folder / "metrics.json", folder / "report.html")
-
-    def made(self) -> tuple[Path, ...]:
-        """All but the folder."""
-        return (self.run, self.metrics, self.report)
 
 
 def run(
@@ -87,10 +82,7 @@ def run(
     config = load_config(CONFIG, [f"seed={seed}"])
     config = smoke(config) if quick else config
     with step(console, "1/3", f"Train on sentences about scenes, {config.iterations} iterations"):
-        summary = train(config, files.run, device=device)
-        if summary.interrupted:
-            raise KeyboardInterrupt
-        predictor = load_model(summary.best_checkpoint, device=device)
+        predictor = load_model(trained(config, files.run, device), device=device)
     with step(console, "2/3", "Judge it on scenes it has not seen"):
         assert config.test is not None  # the demo's own config has one
         unseen = config.test.build()
