@@ -26,6 +26,9 @@ torch.set_num_threads(1)
 
 def held() -> dict[str, int]:
     """Files, threads and child processes of this process."""
+    for thread in threading.enumerate():
+        if thread.name == "QueueFeederThread":  # ends by itself, a moment after the queue's loader
+            thread.join(timeout=10)
     process = psutil.Process()
     return {
         "files": process.num_fds() if hasattr(process, "num_fds") else process.num_handles(),
