@@ -15,7 +15,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from swath.core.config import TrainConfig
+from swath.core.engine import train
+
 RESULTS = Path(__file__).parent / "results"
+RUNS = Path(__file__).parent.parent / "runs"
 
 
 def record(name: str, rows: Sequence[Mapping[str, Any]], **notes: Any) -> Path:
@@ -68,6 +72,18 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: _version(name) for name in ("torch", "torchvision", "numpy", "swath-core")},
     }
+
+
+def trained(config: TrainConfig, run: Path) -> Path:
+    """Train to the end, from where the run was stopped if it was; its last weights.
+
+    Raises:
+        KeyboardInterrupt: If the training was stopped, which stops the study too.
+    """
+    summary = train(config, run, resume=True, progress=False)
+    if summary.interrupted:
+        raise KeyboardInterrupt
+    return summary.last_checkpoint
 
 
 def median_seconds(call: Callable[[], object], *, repeats: int = 5, warmup: int = 1) -> float:

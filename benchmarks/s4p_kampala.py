@@ -16,13 +16,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import record
+from common import record, trained
 from s4p_label_efficiency import RECIPE, s4p_arm, supervised_arm
 
 from swath.core.checkpoint.store import load_pair
 from swath.core.config import TrainConfig
 from swath.core.data.kampala import BUILDINGS, kampala_buildings
-from swath.core.engine import evaluate, train
+from swath.core.engine import evaluate
 from swath.core.engine.pieces import adamw_cosine
 from swath.core.models.unet import UNet
 from swath.core.sample import Sample
@@ -81,10 +81,7 @@ def run(arm: str, root: str, fold: int, seed: int) -> dict[str, Any]:
     """Train one arm and judge its last weights on the places held out."""
     config = configure(arm, root, fold, seed)
     with tempfile.TemporaryDirectory() as folder:
-        summary = train(config, folder, progress=False)
-        if summary.interrupted:
-            raise KeyboardInterrupt
-        model, task, _ = load_pair(summary.last_checkpoint)
+        model, task, _ = load_pair(trained(config, Path(folder)))
     held_out = kampala_buildings(root, fold, "test")
     figures = evaluate(model, task, held_out, progress=False)
     iou = 100 * figures["per_class"]["building"]["IoU"]

@@ -5,7 +5,8 @@ Claim:  a network pre-trained by S4P on temperate scenes, fine-tuned on a few la
         another domain, beats the same network trained on those scenes from scratch.
 
 Pre-training is the run of ``s4p_label_efficiency.py`` with 1/16 of the scenes labelled; "labels
-alone" is pre-trained on the same labelled scenes without the unlabelled ones. All three are then
+alone" is pre-trained on the same labelled scenes without the unlabelled ones; both are taken from
+that study where it has left them. All three are then
 trained for the same number of steps on the same few scenes of the other domain and judged on 200
 unseen ones. Writes ``results/s4p_transfer.json``.
 """
@@ -17,12 +18,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common import record
-from s4p_label_efficiency import JUDGED, JUDGED_SEED, RECIPE, SIZE, configure
+from common import record, trained
+from s4p_label_efficiency import JUDGED, JUDGED_SEED, RECIPE, SIZE, configure, run_folder
 
 from swath.core.checkpoint.store import load_pair
 from swath.core.data.scenes import VERSION, SceneDataset
-from swath.core.engine import evaluate, train
+from swath.core.engine import evaluate
 from swath.core.engine.pieces import adamw_cosine
 from swath.core.spec import Spec
 
@@ -32,12 +33,9 @@ SEEDS = (3, 4, 5)
 STARTS = ("scratch", "labels alone", "S4P")
 
 
-def pretrain(arm: str, seed: int, folder: Path) -> Path:
+def pretrain(arm: str, seed: int) -> Path:
     """The weights of one arm of the label-efficiency study."""
-    summary = train(configure(arm, 16, seed, RECIPE), folder, progress=False)
-    if summary.interrupted:
-        raise KeyboardInterrupt
-    return summary.last_checkpoint
+    return trained(configure(arm, 16, seed, RECIPE), run_folder(arm, 16, seed))
 
 
 def fine_tune(weights: Path | None, seed: int, folder: Path) -> float:
@@ -50,10 +48,7 @@ def fine_tune(weights: Path | None, seed: int, folder: Path) -> float:
         optimizer=adamw_cosine(LR, RECIPE["weight_decay"], RECIPE["warmup"]),
         init_from=None if weights is None else str(weights),
     )
-    summary = train(config, folder, progress=False)
-    if summary.interrupted:
-        raise KeyboardInterrupt
-    model, task, _ = load_pair(summary.last_checkpoint)
+    model, task, _ = load_pair(trained(config, folder))
     unseen = SceneDataset(SIZE, JUDGED, JUDGED_SEED, domain=DOMAIN, class_set="landcover")
     return 100 * float(evaluate(model, task, unseen, batch_size=20, progress=False)["mIoU"])
 
@@ -64,8 +59,8 @@ def run(seed: int) -> dict[str, Any]:
         folder = Path(name)
         starts = {
             "scratch": None,
-            "labels alone": pretrain("supervised", seed, folder / "labels"),
-            "S4P": pretrain("S4P", seed, folder / "s4p"),
+            "labels alone": pretrain("supervised", seed),
+            "S4P": pretrain("S4P", seed),
         }
         scores = {
             start: fine_tune(weights, seed, folder / f"tuned {start}")
