@@ -207,18 +207,21 @@ def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Every run as a point, every arm's mean as a line."""
     figure, axes = plt.subplots(figsize=(5.4, 3.6), layout="constrained")
+    arms_of = {f: {r["arm"] for r in rows if r["labelled"] == f"1/{f}"} for f in FRACTIONS}
+    fractions = [f for f in FRACTIONS if arms_of[f] == set(ARMS)]
+    counts = [POOL // f for f in fractions]
     for arm, colour in zip(ARMS, ("#8a8f98", "#d98c2b", "#2463a8"), strict=True):
-        counts = [POOL // f for f in FRACTIONS]
         scores = [
             [r["mIoU"] for r in rows if r["arm"] == arm and r["labelled"] == f"1/{f}"]
-            for f in FRACTIONS
+            for f in fractions
         ]
         label = {"strong": "supervised, strong augmentation"}.get(arm, arm)
-        axes.plot(counts, [statistics.mean(s) for s in scores], color=colour, label=label)
+        means = [statistics.mean(s) for s in scores]
+        axes.plot(counts, means, marker="_", markersize=12, color=colour, label=label)
         for count, values in zip(counts, scores, strict=True):
             axes.scatter([count] * len(values), values, s=14, color=colour)
     axes.set_xscale("log", base=2)
-    axes.set_xticks(counts, [f"{c}\n1/{f}" for c, f in zip(counts, FRACTIONS, strict=True)])
+    axes.set_xticks(counts, [f"{c}\n1/{f}" for c, f in zip(counts, fractions, strict=True)])
     axes.set_xlabel(f"labelled scenes, of {POOL}")
     axes.set_ylabel("mIoU on unseen scenes, %")
     axes.spines[["top", "right"]].set_visible(False)
