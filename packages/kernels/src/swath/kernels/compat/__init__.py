@@ -1,0 +1,1 @@
+"""These operators behind the interfaces of other libraries; each module needs more than kernels."""
