@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from mmengine.logging import HistoryBuffer
 from safetensors.torch import save_file
 
 from swath.core.checkpoint.safe import file_format, load_file, read_metadata
@@ -57,11 +58,36 @@ def test_code_in_a_checkpoint_never_runs(
         path.write_bytes(pickle.dumps({"extra": content["extra"]}, protocol=int(layout[-1])))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=layout != "legacy")
-    with pytest.raises(UnsafeCheckpointError, match=kind) as info:
+    refused = "getattr|pathlib" if kind == "getattr" else kind  # the name or what it is given
+    with pytest.raises(UnsafeCheckpointError, match=refused) as info:
         loader(path)
     assert not marker.exists()
     assert str(path) in str(info.value)
     assert "\n" not in str(info.value)
+
+
+def test_curves_that_mmengine_leaves_are_passed_over(tmp_path: Path) -> None:
+    curves = {"loss": HistoryBuffer([1.0, 0.5], [1, 1])}
+    path = tmp_path / "epoch_12.pth"
+    torch.save({"message_hub": {"log_scalars": curves}, "state_dict": STATE}, path)
+    assert b"getattr" in path.read_bytes()
+    loaded = load_file(path)
+    assert loaded.keys() == STATE.keys()
+    assert all(torch.equal(loaded[key], value) for key, value in STATE.items())
+
+
+class Call(Attack):
+    """One that may itself be called."""
+
+    def __call__(self) -> None:
+        raise NotImplementedError
+
+
+def test_what_getattr_seems_to_give_cannot_be_called(tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    torch.save({"extra": Attack(Call(getattr, "{}", "format"), "text")}, path)
+    with pytest.raises(CheckpointError, match=r"x\.pth"):
+        load_file(path)
 
 
 def malformed() -> dict[str, bytes]:

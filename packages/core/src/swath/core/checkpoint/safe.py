@@ -3,7 +3,8 @@
 A pickle names functions and has them called, so that loading one is running it. Here every pickle
 is read with a list of allowed names that is fixed below: containers, tensors, NumPy arrays and
 scalars, and `argparse.Namespace`, which official training scripts leave in their files. Nothing on
-it can reach anything else; `getattr`, in particular, isn't on it.
+it can reach anything else; `getattr`, in particular, isn't on it: its name, which the curves that
+mmengine leaves there call, and theirs stand for a class of ours that forgets what it is given.
 """
 
 import argparse
@@ -26,6 +27,17 @@ from swath.core.errors import CheckpointError, UnsafeCheckpointError
 
 Format = Literal["safetensors", "torch", "torch-legacy", "pickle"]
 
+
+class _LeftOut:
+    """In the place of what a file holds beside weights: takes anything, and keeps nothing."""
+
+    def __new__(cls, *arguments: object) -> "_LeftOut":
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        """Forget it."""
+
+
 _NUMPY_DTYPES: list[Callable[..., Any]] = [
     type(np.dtype(code))
     for code in ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
@@ -44,6 +56,8 @@ _ALLOWED: list[Any] = [
     (_scalar, "numpy.core.multiarray.scalar"),
     (_reconstruct, "numpy._core.multiarray._reconstruct"),
     (_reconstruct, "numpy.core.multiarray._reconstruct"),
+    (_LeftOut, "mmengine.logging.history_buffer.HistoryBuffer"),
+    (_LeftOut, "builtins.getattr"),
 ]
 _PLAIN_ALLOWED: dict[tuple[str, str], Any] = {
     ("argparse", "Namespace"): argparse.Namespace,
