@@ -1,0 +1,190 @@
+"""mmrotate's own code on our operators, and its detector against ours: `uvx nox -s interop`.
+
+The suite doesn't collect this file; it needs `swath-moe[mmrotate]` and the operators in place.
+"""
+
+import collections
+import json
+import math
+from pathlib import Path
+
+import mmcv._ext
+import mmrotate
+import numpy as np
+import pytest
+import torch
+from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import get_box_tensor
+from mmdet.utils import register_all_modules as register_mmdet
+from mmengine.config import Config
+from mmengine.runner import Runner
+from mmrotate.registry import MODELS
+from mmrotate.utils import register_all_modules as register_mmrotate
+from PIL import Image
+from torch import Tensor, nn
+
+from swath.core import load_model, zoo
+from swath.core.checkpoint.official import load_strict
+from swath.core.checkpoint.safe import load_file
+from swath.moe.interop.mmrotate import SwathViTMoE
+from swath.moe.models.oriented_rcnn import OrientedRCNN, ProposalSettings, remap_official_keys
+from swath.moe.models.vit_moe import ViTMoE
+
+torch.set_num_threads(1)
+CONFIGS = Path(mmrotate.__file__).parent / ".mim" / "configs"
+ORIENTED_RCNN = CONFIGS / "oriented_rcnn/oriented-rcnn-le90_r50_fpn_1x_dota.py"
+SIDE, PROPOSALS = 128, 300
+TOLERANCE = 1e-4  # of the issue; of positions relative to the image's side
+TINY = {
+    "num_experts": 2, "part_features": 8, "img_size": 64, "embed_dims": 32, "num_layers": 4,
+    "num_heads": 2, "out_indices": [0, 1, 2, 3],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _registered() -> None:
+    register_mmdet(init_default_scope=False)
+    register_mmrotate(init_default_scope=True)
+
+
+def oriented_rcnn() -> Config:
+    """Mmrotate's own config, with nothing to download."""
+    config = Config.fromfile(ORIENTED_RCNN)
+    config.model.backbone.init_cfg = None
+    return config
+
+
+def scene() -> Tensor:
+    """An image ``(1, 3, SIDE, SIDE)`` with blocks, normalised."""
+    generator = torch.Generator().manual_seed(0)
+    blocks = torch.randn(1, 3, SIDE // 16, SIDE // 16, generator=generator)
+    return nn.functional.interpolate(blocks, size=(SIDE, SIDE), mode="nearest")
+
+
+def draw_weights(model: nn.Module, image: Tensor) -> None:
+    """Weights that find objects of all kinds: spread-out scores, activations of about 1."""
+    generator = torch.Generator().manual_seed(1)
+    gains = {"fc_cls": 4.0, "rpn_cls": 4.0, "fc_reg": 0.5, "rpn_reg": 0.3}
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1:
+            gain = next((g for part, g in gains.items() if part in name), 1.4)
+            std = gain / parameter[0].numel() ** 0.5
+            parameter.data.normal_(0, std, generator=generator)
+    norms = [m for m in model.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+        norm.train()
+    with torch.no_grad():
+        model.backbone(image)
+    model.eval()
+
+
+def test_the_operators_are_ours() -> None:
+    assert mmcv._ext.nms_rotated.__module__ == "swath.kernels.compat.mmcv"
+    assert collections.Sequence is collections.abc.Sequence
+
+
+def test_oriented_rcnn_finds_what_ours_finds(tmp_path) -> None:
+    image = scene()
+    config = oriented_rcnn()
+    config.model.test_cfg.rpn.update(nms_pre=PROPOSALS, max_per_img=PROPOSALS)
+    theirs = MODELS.build(config.model)
+    draw_weights(theirs, image)
+    sample = DetDataSample(
+        metainfo={"img_shape": (SIDE, SIDE), "ori_shape": (SIDE, SIDE), "scale_factor": (1.0, 1.0)}
+    )
+    with torch.no_grad():
+        (found,) = theirs(image, [sample], mode="predict")
+    found = found.pred_instances
+
+    checkpoint = tmp_path / "oriented_rcnn_r50_fpn_1x_dota_le90.pth"
+    state = {"meta": {"epoch": np.int64(12)}, "state_dict": theirs.state_dict()}
+    torch.save(state, checkpoint)
+    converted = tmp_path / "oriented_rcnn.safetensors"
+    counts = zoo.convert(str(checkpoint), "oriented-rcnn-r50-dota", converted, None)
+    assert counts["parameters"] == zoo.card("oriented-rcnn-r50-dota").params
+
+    ours = load_model(converted).model.eval()
+    assert isinstance(ours, OrientedRCNN)
+    ours.head.rpn_head.proposals = ProposalSettings(before_nms=PROPOSALS, count=PROPOSALS)
+    with torch.no_grad():
+        (own,) = ours(image, [(SIDE, SIDE)])
+    boxes = get_box_tensor(found.bboxes)
+    print(json.dumps({"detections": len(boxes), "classes": len(found.labels.unique())}))
+    assert len(boxes) == len(own) > 30
+    apart = torch.cdist(boxes[:, :4], own.boxes[:, :4], p=torch.inf)
+    apart[found.labels[:, None] != own.labels] = torch.inf
+    nearest = apart.argmin(1)
+    assert len(nearest.unique()) == len(own)  # one to one
+    turn = boxes[:, 4] - own.boxes[nearest, 4]
+    turn = (turn + math.pi / 2) % math.pi - math.pi / 2  # half a turn is the same box
+    worst = {
+        "boxes": apart.amin(1).max().item() / SIDE,
+        "angles": turn.abs().max().item(),
+        "scores": (found.scores - own.scores[nearest]).abs().max().item(),
+    }
+    print(json.dumps(worst))
+    assert max(worst.values()) <= TOLERANCE
+
+
+def write_data(folder: Path) -> None:
+    """Two images with bright rectangles, labelled as DOTA is."""
+    for kind in ("images", "annfiles"):
+        (folder / kind).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(2):
+        pixels = rng.integers(0, 60, (128, 128, 3), dtype=np.uint8)
+        lines = []
+        for x, y in rng.integers(4, 90, (3, 2)).tolist():
+            pixels[y : y + 16, x : x + 30] = 220
+            corners = (x, y, x + 30, y, x + 30, y + 16, x, y + 16)
+            lines.append(" ".join(f"{c:.1f}" for c in corners) + " ship 0")
+        Image.fromarray(pixels).save(folder / f"images/P{i}.png")
+        (folder / f"annfiles/P{i}.txt").write_text("\n".join(lines) + "\n")
+
+
+def test_our_backbone_trains_inside_an_mmrotate_config(tmp_path) -> None:
+    write_data(tmp_path / "dota")
+    config = oriented_rcnn()
+    config.custom_imports = {"imports": ["swath.moe.interop.mmrotate"]}
+    config.model.backbone = {"type": "SwathViTMoE", "task": 1, **TINY}
+    config.model.neck.update(in_channels=[32] * 4, out_channels=32)
+    config.model.rpn_head.update(in_channels=32, feat_channels=32)
+    config.model.roi_head.bbox_roi_extractor.out_channels = 32
+    config.model.roi_head.bbox_head.update(in_channels=32, fc_out_channels=64)
+    config.model.train_cfg.rpn_proposal.update(nms_pre=200, max_per_img=100)
+    loader = config.train_dataloader
+    loader.update(num_workers=0, persistent_workers=False)
+    loader.dataset.update(data_root=str(tmp_path / "dota"), ann_file="annfiles/")
+    loader.dataset.data_prefix = {"img_path": "images/"}
+    for step in loader.dataset.pipeline:
+        if step["type"] == "mmdet.Resize":
+            step["scale"] = (128, 128)
+    for name in ("val", "test"):
+        for part in ("cfg", "dataloader", "evaluator"):
+            config[f"{name}_{part}"] = None
+    config.train_cfg = {"type": "IterBasedTrainLoop", "max_iters": 4}
+    config.param_scheduler = None
+    config.optim_wrapper.optimizer = {"type": "AdamW", "lr": 1e-3, "weight_decay": 0.0}
+    config.default_hooks.logger.interval = 1
+    config.default_hooks.checkpoint.update(by_epoch=False, interval=4)
+    config.log_processor.by_epoch = False
+    config.work_dir, config.launcher, config.visualizer = str(tmp_path / "run"), "none", None
+
+    config.randomness = {"seed": 0}
+    runner = Runner.from_cfg(config)
+    backbone = runner.model.backbone
+    assert isinstance(backbone, SwathViTMoE)
+    before = {k: v.clone() for k, v in backbone.state_dict().items()}
+    runner.train()
+    losses = runner.message_hub.get_scalar("train/loss").data[0]
+    print(json.dumps({"losses": [round(float(x), 4) for x in losses]}))
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0]
+    changed = {k for k, v in backbone.state_dict().items() if not torch.equal(v, before[k])}
+    experts = {k for k in changed if k.startswith("layers.0.ffn.experts.")}
+    assert experts == {f"layers.0.ffn.experts.1.{part}" for part in ("weight", "bias")}
+
+    ours = OrientedRCNN(ViTMoE(**TINY), 15, preset="mmrotate", channels=32, fc_channels=64)
+    state = load_file(tmp_path / "run/iter_4.pth")
+    load_strict(ours, remap_official_keys(state), where="iter_4.pth")
