@@ -111,3 +111,20 @@ def join(
 
     join_zip(last, out)
     typer.echo(f"written  {out}")
+
+
+@app.command(
+    "detectron2",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def detectron2(context: typer.Context) -> None:
+    """Train or evaluate in detectron2, by an official yaml file; arguments are detectron2's.
+
+    detectron2 must be importable; it isn't on the package index.
+
+    Example: `swath ovseg detectron2 --config-file configs/vitb_384.yaml --eval-only MODEL.WEIGHTS
+    model_final.pth`
+    """
+    from swath.ovseg.interop.detectron2 import main
+
+    main(context.args)

@@ -1,0 +1,1 @@
+"""Bridges to the frameworks of the official repositories; each module needs its framework."""
