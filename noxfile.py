@@ -5,8 +5,10 @@ uvx nox -s "tests(core)"     one package with nothing but its own dependencies
 uvx nox -s suite             all tests with everything installed together
 uvx nox -s pythons           the suite on every supported Python
 uvx nox -s demo bench        what takes longer
+uvx nox -s interop           mmrotate's own code beside ours; interop_detectron2 likewise
 """
 
+import os
 import re
 import shutil
 import sys
@@ -120,6 +122,30 @@ def kernels_aot(session: nox.Session) -> None:
 
 
 @nox.session
+def interop(session: nox.Session) -> None:
+    """What mmrotate's own code does on our operators, beside ours; needs the index."""
+    chosen = ("--package", "swath-moe", "--extra", "mmrotate")
+    sync(session, *chosen, "--no-default-groups", "--group", "test")
+    session.run("python", "-m", "swath.kernels.compat.mmcv")
+    pytest(session, "packages/moe/interop/with_mmrotate.py")
+
+
+@nox.session
+def interop_detectron2(session: nox.Session) -> None:
+    """Our models in detectron2's trainer; $DETECTRON2_SRC is its source tree, uncompiled."""
+    source = os.environ.get("DETECTRON2_SRC")
+    if not source or not Path(source, "detectron2").is_dir():
+        session.error("DETECTRON2_SRC must name a source tree of detectron2")
+    sync(session, "--package", "swath-ovseg", "--no-default-groups", "--group", "test")
+    session.run_install(
+        "uv", "pip", "install", "--quiet", "cloudpickle", "fvcore", "iopath", "omegaconf",
+        "pycocotools", "tabulate", "tensorboard", "termcolor", "yacs",
+    )  # fmt: skip
+    session.env["PYTHONPATH"] = source
+    pytest(session, "packages/ovseg/interop/with_detectron2.py")
+
+
+@nox.session
 def wheels(session: nox.Session) -> None:
     """Build every wheel, install each alone in a fresh environment, and use it."""
     folder = Path(session.create_tmp()).resolve() / "wheels"
@@ -171,8 +197,9 @@ def constraints(session: nox.Session) -> None:
     root.write_text(block.sub("", text, count=1))
     Path("uv.lock").unlink(missing_ok=True)
     exported = session.run_install(
-        "uv", "export", "--quiet", "--all-packages", "--all-extras", "--all-groups", "--no-hashes",
-        "--no-emit-workspace", "--no-annotate", "--no-header", silent=True,
+        "uv", "export", "--quiet", "--all-packages", "--all-extras", "--no-extra", "mmrotate",
+        "--all-groups", "--no-hashes", "--no-emit-workspace", "--no-annotate", "--no-header",
+        silent=True,
     )  # fmt: skip
     pins = sorted(line for line in exported.splitlines() if "sys_platform == 'never'" not in line)
     Path("constraints.txt").write_text("\n".join(pins) + "\n")
