@@ -188,3 +188,16 @@ def test_our_backbone_trains_inside_an_mmrotate_config(tmp_path) -> None:
     ours = OrientedRCNN(ViTMoE(**TINY), 15, preset="mmrotate", channels=32, fc_channels=64)
     state = load_file(tmp_path / "run/iter_4.pth")
     load_strict(ours, remap_official_keys(state), where="iter_4.pth")
+
+
+def test_the_backbone_begins_with_the_weights_of_its_checkpoint(tmp_path) -> None:
+    source = ViTMoE(**TINY).eval()
+    path = tmp_path / "detector.pth"
+    torch.save({"state_dict": {f"backbone.{k}": v for k, v in source.state_dict().items()}}, path)
+    built = MODELS.build({"type": "SwathViTMoE", "task": 1, "weights": str(path), **TINY}).eval()
+    built.init_weights()
+    with torch.no_grad():
+        for own, map_ in zip(source(scene(), 1), built(scene()), strict=True):
+            assert torch.equal(own, map_)
+    with pytest.raises(ValueError, match="task=2 must be an expert, of which there are 2"):
+        SwathViTMoE(task=2, **TINY)
