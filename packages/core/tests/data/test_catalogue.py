@@ -1,6 +1,7 @@
 """Tiny copies that follow the dossiers' paths, read by name."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,13 +9,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import rasterio
+import torch
 from PIL import Image
+from torchvision.tv_tensors import Mask
 
 from swath.core.data import catalogue as module
 from swath.core.data.catalogue import catalogue, dataset_spec, load_dataset
+from swath.core.data.check import check_known
+from swath.core.data.preview import contact_sheet
+from swath.core.data.segmentation import read_image_tensor
 from swath.core.data.spec import DatasetSpec, Layout, Protocol
 from swath.core.errors import DataError
 from swath.core.plugins import Plugin
+from swath.core.sample import Sample
 
 
 def picture(path: Path, size: int = 8) -> None:
@@ -299,7 +306,8 @@ def test_the_real_samples_are_readable_by_name(samples_dir: Path, name: str) -> 
 def test_every_spec_is_coherent() -> None:
     for name, spec in catalogue().items():
         assert spec.name == name
-        assert spec.task in ("segmentation", "detection", "classification")
+        known = spec.task in ("segmentation", "detection", "classification")
+        assert known or all(layout.reader for layout in spec.layouts)
         for layout in spec.layouts:
             assert layout.protocol is None or layout.protocol in spec.protocols
             assert set(Layout(layout.labels or "").fields()) <= set(layout.fields())
@@ -315,6 +323,54 @@ def test_plugins_add_sets_and_broken_ones_are_named(monkeypatch: pytest.MonkeyPa
     with pytest.warns(UserWarning, match="plugin 'toy': data set .*gone"):
         known = catalogue.__wrapped__()
     assert known["own"] is own
+
+
+class Whispers:
+    """What a plugin reads: the picture of a split, with a sentence and the mask it means."""
+
+    classes, palette = ("background", "object"), ((0, 0, 0), (250, 0, 0))
+
+    def __init__(self, place: Path, layout: Layout, split: str) -> None:
+        if split == "test":
+            raise DataError(f"{place}: no such split")
+        self.items = [layout.item(place, {"id": split})] * 2
+        self.ids = [f"{split}-{i}" for i in range(2)]
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> Sample:
+        if index and "damaged" in self.items[0].image.parts[-2]:
+            raise DataError(f"{self.items[0].image}: its mask is for another picture")
+        image, _ = read_image_tensor(self.items[0].image)
+        mask = torch.zeros(image.shape[1:], dtype=torch.uint8)
+        mask[0] = 1
+        return Sample(image, {"sentence": "the first row", "mask": Mask(mask)})
+
+
+@pytest.mark.parametrize("folder", ["whole", "damaged"])
+def test_a_plugin_may_read_a_set_its_own_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    layout = Layout(f"{folder}/{{id}}.png", kind="whispers", reader="plugin_of_a_test:Whispers")
+    splits = {"train": {}, "test": {}}
+    spec = DatasetSpec("w", "W", "referring", (layout,), {"a": Protocol(Whispers.classes)}, splits)
+    monkeypatch.setitem(sys.modules, "plugin_of_a_test", SimpleNamespace(Whispers=Whispers))  # type: ignore[arg-type]
+    monkeypatch.setattr(module, "catalogue", lambda: {"w": spec})
+    picture(tmp_path / folder / "train.png")
+    assert len(load_dataset("w", tmp_path, "train")) == 2
+    report = check_known("w", tmp_path, progress=False)
+    assert report.images == {"train": 1}
+    found = {finding.kind: finding.message for finding in report.faults}
+    assert found.pop("missing") == "no such split"
+    if folder == "damaged":
+        assert found == {"label": "its mask is for another picture"}
+        assert report.histogram == {"background": 56, "object": 8}
+    else:
+        assert found == {}
+        assert report.histogram == {"background": 112, "object": 16}
+        sheet = contact_sheet(load_dataset("w", tmp_path, "train"), tmp_path / "sheet.png")
+        assert Image.open(sheet).width > 600
 
 
 def test_unknown_names_get_a_suggestion() -> None:

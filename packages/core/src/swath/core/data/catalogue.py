@@ -5,7 +5,6 @@ a licence or a place to get the data isn't certain, it is left out. Plugins add 
 their ``datasets`` attribute names `DatasetSpec` objects (or tuples of them) as ``"module:Name"``.
 """
 
-import importlib
 import warnings
 from functools import cache
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from swath.core.data.spec import DatasetSpec, Layout, Protocol
 from swath.core.errors import DataError, suggest
-from swath.core.plugins import plugins
+from swath.core.plugins import plugins, resolve
 
 if TYPE_CHECKING:
     from swath.core.data.detection import DetectionItems
@@ -495,7 +494,8 @@ _DOTA = DatasetSpec(
             source="S5: DOTA-v2.0 in the order of its patch file",
         ),
     },
-    splits={s: {"split": (s,)} for s in ("train", "val", "trainval", "test")},
+    splits={s: {"split": (s,)} for s in ("train", "val", "trainval")}
+    | {"test": {"split": ("test", "test-dev")}},
     unlabelled=("test",),
     licence="academic use, non-commercial",
     where="CAPTAIN-WHU (DOTA)",
@@ -662,8 +662,7 @@ def catalogue() -> dict[str, DatasetSpec]:
 
 
 def _declared(reference: str) -> tuple[DatasetSpec, ...]:
-    module, _, name = reference.partition(":")
-    value = getattr(importlib.import_module(module), name)
+    value = resolve(reference)
     return (value,) if isinstance(value, DatasetSpec) else tuple(value)
 
 
@@ -707,7 +706,10 @@ def load_dataset(
     from swath.core.data.readers import resolve_root
 
     spec = dataset_spec(name)
-    layout, items = spec.items(resolve_root(root), split)
+    place, layout = spec.locate(resolve_root(root))
+    if layout.reader is not None:
+        return resolve(layout.reader)(place, layout, split)
+    layout, items = spec.items(place, split)
     chosen = spec.protocol(protocol or layout.protocol)
     meta = {"dataset": name} | ({"gsd_m": spec.gsd_m} if spec.gsd_m else {})
     if layout.kind == "mask":

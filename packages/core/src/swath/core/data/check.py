@@ -7,8 +7,9 @@ and contents are compared, within a split and between splits.
 import hashlib
 import math
 import os
+import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +21,9 @@ from numpy.typing import NDArray
 from swath.core.data.catalogue import dataset_spec
 from swath.core.data.detection import READERS, DetectionItems, Objects, read_coco
 from swath.core.data.readers import LabelReader, find_images, read_array, resolve_root
-from swath.core.data.spec import Item, Layout, Protocol, read_list
+from swath.core.data.spec import DatasetSpec, Item, Layout, Protocol, read_list
 from swath.core.errors import DataError
+from swath.core.plugins import resolve
 from swath.core.progress import track
 
 KINDS = {
@@ -129,6 +131,8 @@ def check_known(
     """
     spec = dataset_spec(name)
     place, layout = spec.locate(resolve_root(root))
+    if layout.reader is not None:
+        return _check_read(spec, place, layout, split, progress=progress)
     names = [split] if split is not None else _present_splits(spec.splits, layout, place)
     splits = {s: spec.items(place, s)[1] for s in names}
     chosen = spec.protocol(protocol or layout.protocol)
@@ -141,8 +145,8 @@ def check_known(
                 report.findings.append(
                     Finding("missing", str(item.image), "label without an image")
                 )
-    wanted = (spec.dtype, len(spec.bands))
-    return _check(report, splits, layout.kind, wanted, progress=progress)
+    inspect = _Inspector(chosen, layout.kind, _labels(splits))
+    return _check(report, splits, inspect, _stored(spec), progress=progress)
 
 
 def check_folders(
@@ -189,7 +193,42 @@ def check_folders(
         for name in by_id
         if name not in found
     ]
-    return _check(report, splits, kind, None, progress=progress)
+    inspect = _Inspector(protocol, kind, _labels(splits))
+    return _check(report, splits, inspect, None, progress=progress)
+
+
+def _check_read(
+    spec: DatasetSpec, place: Path, layout: Layout, split: str | None, *, progress: bool
+) -> Report:
+    """Check a copy that a plugin reads, sample by sample."""
+    assert layout.reader is not None
+    report = Report(spec.name, place, spec.protocol(layout.protocol), {})
+    read = resolve(layout.reader)
+    sets = {}
+    for name in [split] if split is not None else [*spec.splits] or ["all"]:
+        with warnings.catch_warnings(record=True, action="always") as noted:
+            try:
+                sets[name] = read(place, layout, name)
+            except DataError as error:
+                report.findings.append(_finding("missing", place, error))
+        report.findings += [Finding("missing", str(place), str(w.message)) for w in noted]
+    splits = {name: _once(dataset.items) for name, dataset in sets.items()}
+    report.images = {name: len(items) for name, items in splits.items()}
+    inspect = _SampleInspector(report.protocol, sets.values())
+    return _check(report, splits, inspect, _stored(spec), progress=progress)
+
+
+def _once(items: Sequence[Item]) -> list[Item]:
+    """The items' images, each once: several samples may be about one."""
+    return list({item.image: item for item in items}.values())
+
+
+def _stored(spec: DatasetSpec) -> tuple[str, int]:
+    return spec.dtype, len(spec.bands)
+
+
+def _labels(splits: Mapping[str, Sequence[Item]]) -> list[Path]:
+    return [item.label for items in splits.values() for item in items if item.label is not None]
 
 
 def _present_splits(
@@ -243,13 +282,12 @@ class _Seen:
 def _check(
     report: Report,
     splits: dict[str, list[Item]],
-    kind: str,
+    inspect: Callable[[Item], _Seen],
     wanted: tuple[str, int] | None,
     *,
     progress: bool,
 ) -> Report:
     by_path = {item.image: item for items in splits.values() for item in items}
-    inspect = _Inspector(report.protocol, kind, [i.label for i in by_path.values()])
     seen: dict[Path, _Seen] = {}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding releases the GIL
         results = zip(by_path, pool.map(inspect, by_path.values()), strict=True)
@@ -279,18 +317,18 @@ def _check(
 class _Inspector:
     """Reads one item to the end."""
 
-    def __init__(self, protocol: Protocol, kind: str, labels: Sequence[Path | None]) -> None:
+    def __init__(self, protocol: Protocol, kind: str, labels: Sequence[Path]) -> None:
         self.protocol, self.kind = protocol, kind
         self._labels = LabelReader(protocol) if kind == "mask" else None
         self._matcher = DetectionItems([], protocol, kind)
         self._coco: dict[str, Objects] = {}
         if kind == "coco":
-            for path in {p for p in labels if p is not None}:
+            for path in set(labels):
                 self._coco |= read_coco(path)
 
     def __call__(self, item: Item) -> _Seen:
         seen = _Seen([])
-        shape = self._image(item, seen)
+        shape = _image(item, seen)
         if self.kind == "folders":
             self._class(item, seen)
         elif item.label is not None:
@@ -303,26 +341,6 @@ class _Inspector:
             else:
                 self._boxes(item, item.label, shape, seen)
         return seen
-
-    def _image(self, item: Item, seen: _Seen) -> tuple[int, int] | None:
-        if not item.image.is_file():
-            seen.findings.append(Finding("missing", str(item.image), "no such image"))
-            return None
-        try:
-            array, valid = read_array(item.image)
-        except DataError as error:
-            seen.findings.append(_finding("unreadable", item.image, error))
-            return None
-        seen.size = f"{array.shape[2]} x {array.shape[1]}"
-        seen.format = (str(array.dtype), len(array))
-        if valid is not None and not valid.any():
-            seen.findings.append(Finding("note", str(item.image), "every pixel is nodata"))
-        elif (array != array[:, :1, :1]).any():  # blank tiles may well repeat
-            header = f"{array.dtype}{array.shape}".encode()
-            content = hashlib.blake2b(header, digest_size=16)
-            content.update(np.ascontiguousarray(array).data)
-            seen.digest = content.hexdigest()
-        return array.shape[1], array.shape[2]
 
     def _class(self, item: Item, seen: _Seen) -> None:
         name = item.fields.get("class", "")
@@ -378,6 +396,57 @@ class _Inspector:
             for place, box in zip(objects.places, objects.boxes, strict=True)
             for message in _box_faults(box, shape)
         ]
+
+
+class _SampleInspector:
+    """Reads one image and all samples that are about it."""
+
+    def __init__(self, protocol: Protocol, sets: Iterable[Any]) -> None:
+        self.protocol = protocol
+        self._about: dict[Path, list[tuple[Any, int]]] = {}
+        for dataset in sets:
+            for index, item in enumerate(dataset.items):
+                self._about.setdefault(item.image, []).append((dataset, index))
+
+    def __call__(self, item: Item) -> _Seen:
+        seen = _Seen([])
+        if _image(item, seen) is None:
+            return seen
+        seen.counts = np.zeros(len(self.protocol.classes), dtype=np.int64)
+        for dataset, index in self._about[item.image]:
+            try:
+                seen.counts += self._counted(dataset[index].targets)
+            except DataError as error:
+                seen.findings.append(_finding("label", item.image, error))
+        return seen
+
+    def _counted(self, targets: Mapping[str, Any]) -> NDArray[np.int64]:
+        """Pixels of a mask, or objects, by class; zeros if the targets name no class."""
+        labels = targets.get("mask", targets.get("labels", ()))
+        labels = np.asarray(labels, dtype=np.int64).ravel()
+        return np.bincount(labels, minlength=len(self.protocol.classes))
+
+
+def _image(item: Item, seen: _Seen) -> tuple[int, int] | None:
+    """Read an image to the end, note what it is, and return its height and width."""
+    if not item.image.is_file():
+        seen.findings.append(Finding("missing", str(item.image), "no such image"))
+        return None
+    try:
+        array, valid = read_array(item.image)
+    except DataError as error:
+        seen.findings.append(_finding("unreadable", item.image, error))
+        return None
+    seen.size = f"{array.shape[2]} x {array.shape[1]}"
+    seen.format = (str(array.dtype), len(array))
+    if valid is not None and not valid.any():
+        seen.findings.append(Finding("note", str(item.image), "every pixel is nodata"))
+    elif (array != array[:, :1, :1]).any():  # blank tiles may well repeat
+        header = f"{array.dtype}{array.shape}".encode()
+        content = hashlib.blake2b(header, digest_size=16)
+        content.update(np.ascontiguousarray(array).data)
+        seen.digest = content.hexdigest()
+    return array.shape[1], array.shape[2]
 
 
 def _box_faults(box: NDArray[np.float64], shape: tuple[int, int] | None) -> Iterator[str]:

@@ -78,7 +78,7 @@ def _cell(dataset: Any, index: int, cell_px: int) -> Image.Image:
     size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
     plain = Image.fromarray(picture).resize(size, Image.Resampling.BOX if scale < 1 else 0)
     panels = [plain]
-    title = dataset.ids[index]
+    title = _said(sample) or dataset.ids[index]
     if "mask" in sample.targets:
         mask = Image.fromarray(sample.targets["mask"].numpy().astype(np.int32)).resize(size, 0)
         black = [i for i, colour in enumerate(dataset.palette) if not any(colour)]
@@ -98,6 +98,16 @@ def _cell(dataset: Any, index: int, cell_px: int) -> Image.Image:
         left += panel.width + 1
     _write(cell, (0, size[1] + 2), title)
     return cell
+
+
+def _said(sample: Sample) -> str | None:
+    """What words say of a sample: its sentence, its first caption, or what is counted."""
+    targets = sample.targets
+    if "captions" in targets:
+        return str(targets["captions"][0])
+    if "count" in targets:
+        return f"{targets['name']}: {targets['count']}"
+    return targets.get("sentence")
 
 
 def _with_boxes(

@@ -97,10 +97,14 @@ class Layout:
         labels: Template of the labels; a path without fields is one file for the whole split (COCO
             JSON); None if the class is the field ``{class}`` of the image's own path.
         kind: What the labels are: ``"mask"``, ``"dota"``, ``"voc"`` (horizontal ``bndbox``),
-            ``"voc-rotated"`` (``robndbox``), ``"vhr10"``, ``"coco"`` or ``"folders"``.
+            ``"voc-rotated"`` (``robndbox``), ``"vhr10"``, ``"coco"`` or ``"folders"``; with a
+            ``reader``, what people call it.
         lists: Template with ``{split}`` of the text files that name a split's images, one a line,
             if the data set has such; otherwise the split follows from the paths.
         protocol: Name of the protocol that copies of this layout follow, if not the first.
+        reader: ``"module:function"`` of a plugin that reads such a copy, where core's readers
+            don't: of the copy's root, the layout and a split's name it makes a map-style data set
+            with ``classes``, ``palette``, ``ids`` and ``items``, one of each per sample.
     """
 
     images: str
@@ -108,6 +112,7 @@ class Layout:
     kind: str = "mask"
     lists: str | None = None
     protocol: str | None = None
+    reader: str | None = None
 
     def fields(self) -> tuple[str, ...]:
         """Names of the fields in the images' template."""
@@ -165,7 +170,7 @@ class DatasetSpec:
     Attributes:
         name: Short name, as used on the command line.
         title: Full name.
-        task: ``"segmentation"``, ``"detection"`` or ``"classification"``.
+        task: ``"segmentation"``, ``"detection"``, ``"classification"``, or what a plugin adds.
         layouts: Known ways a copy is laid out; the first that fits is used.
         protocols: Ways of reading the labels, by name; the first is the default.
         splits: For each split, the values that fields may have; the first field that the copy's
