@@ -256,6 +256,29 @@ def test_a_second_detection_of_an_object_is_a_miss_however_much_better_it_fits()
     assert late["mAP"] == 0.5
 
 
+def test_the_confusion_matrix_says_what_objects_were_taken_for() -> None:
+    """By falling score, each object once, of whatever class; unsure detections have no say."""
+    objects = torch.tensor([[0.0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [60, 0, 70, 10]])
+    truth = {
+        "boxes": [objects],
+        "labels": [torch.tensor([0, 0, 1, 1])],
+        "difficult": [torch.tensor([False, False, False, True])],
+    }
+    found = Detections(
+        torch.tensor(
+            [[0.0, 0, 10, 9], [0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [60, 0, 70, 10],
+             [80, 0, 90, 10]]
+        ),
+        torch.tensor([0.9, 0.8, 0.7, 0.2, 0.9, 0.5]),
+        torch.tensor([0, 0, 1, 1, 1, 1]),
+    )  # fmt: skip
+    metrics = DetectionMetrics(["a", "b"])
+    metrics.update([found], truth)
+    # a found, a taken for b, b missed; the second a on the first object and the last b are alarms
+    assert metrics.compute()["confusion"] == [[1, 1, 0], [0, 0, 1], [1, 1, 0]]
+    assert (metrics + metrics).compute()["confusion"] == [[2, 2, 0], [0, 0, 2], [2, 2, 0]]
+
+
 def test_difficult_objects_neither_help_nor_hurt() -> None:
     boxes = [[100.0, 0, 110, 10], [100.0, 0, 110, 9], [0.0, 0, 10, 10]]
     for protocol in ("voc07", "voc12", "coco"):

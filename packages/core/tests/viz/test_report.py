@@ -5,9 +5,11 @@ import torch
 from torch import nn
 from torchvision import tv_tensors
 
+from swath.core.detection.task import DetectionTask
 from swath.core.sample import Sample
 from swath.core.segmentation import SegmentationTask
-from swath.core.viz.report import headline, read_log, training_report
+from swath.core.viz.page import Section
+from swath.core.viz.report import headline, metrics_sections, read_log, training_report
 
 
 class Scenes:
@@ -75,6 +77,23 @@ def test_the_report_does_not_leave_the_model_in_another_mode(tmp_path: Path) -> 
     model = Threshold().train()
     training_report(tmp_path, evaluated(), model, TASK, Scenes())
     assert model.training
+
+
+def test_a_task_adds_cards_of_its_own(tmp_path: Path) -> None:
+    class Telling(SegmentationTask):
+        def report(self, model: nn.Module, metrics: object, dataset: object) -> list[Section]:
+            return [Section("Only here", f"<p>{len(dataset)} scenes</p>")]  # type: ignore[arg-type]
+
+    task = Telling(["land", "water"])
+    text = training_report(tmp_path, evaluated(), Threshold(), task, Scenes()).read_text("utf-8")
+    assert text.index("<h2>Confusions</h2>") < text.index("<h2>Only here</h2>\n<p>5 scenes</p>")
+
+
+def test_detectors_are_confused_with_nothing_too() -> None:
+    task = DetectionTask(["ship", "car"])
+    (card,) = metrics_sections({"confusion": [[3, 0, 1], [0, 2, 0], [1, 0, 0]]}, task)
+    assert card.title == "Confusions"
+    assert card.body.count("nothing") >= 2  # a row and a column
 
 
 def test_the_score_comes_first() -> None:

@@ -84,6 +84,19 @@ class Task(ABC):
     def metrics(self) -> Metrics:
         """A fresh accumulator for this task."""
 
+    def report(self, model: nn.Module, metrics: Mapping[str, Any], dataset: Any) -> Sequence[Any]:
+        """What a run's report has beside what core draws for every task.
+
+        Args:
+            model: The trained model.
+            metrics: What `metrics` computed on ``dataset``.
+            dataset: The samples it was judged on, map-style.
+
+        Returns:
+            `swath.core.viz.page.Section` of each further card.
+        """
+        return ()
+
 
 def to_device(batch: Batch, device: torch.device | str) -> Batch:
     """Move the tensors of a batch, in dicts and lists too, leaving everything else as it is."""

@@ -43,6 +43,9 @@ COCO_AREAS = {
 
 HIT, MISS, IGNORED = 1, 0, -1
 
+SURE, TOUCHING = 0.3, 0.5
+"""Score and IoU from which a detection is an answer to an object in the confusion matrix."""
+
 
 class DetectionMetrics:
     """Average precision over images, as `Task.metrics` wants it.
@@ -56,7 +59,10 @@ class DetectionMetrics:
     ``coco`` also ``AP_small``, ``AP_medium``, ``AP_large`` and ``AR``, the mean of the highest
     recalls; and the table ``per_class``: class name -> ``AP``, ``AP50``, ``AP75``, ``recall`` (at
     the first threshold), None where there is no object, ``objects`` (difficult ones left out) and
-    ``detections``.
+    ``detections``; and ``confusion`` ``(K + 1, K + 1)``, how many objects of each class (rows) were
+    taken for which (columns), where the last stands for nothing: detections of a score of 0.3 or
+    more take by falling score the object, of whatever class, that they overlap most and at least
+    by half.
 
     Args:
         classes: Names in index order.
@@ -97,6 +103,7 @@ class DetectionMetrics:
         """Forget everything."""
         shape = len(self.areas), len(self.iou_thresholds)
         self._records = [_Record.empty(*shape) for _ in self.classes]
+        self._confusion = np.zeros((len(self.classes) + 1,) * 2, np.int64)
 
     def update(self, predictions: Sequence[Detections], batch: Mapping[str, Any]) -> None:
         """Add the images of a batch.
@@ -136,6 +143,7 @@ class DetectionMetrics:
                 f"{objects.boxes.shape[1]}; judge rotated boxes by rotated ones, horizontal by "
                 "horizontal ones"
             )
+        self._confusion += _confused(boxes, scores, found_labels, objects, len(self.classes))
         for label in np.union1d(found_labels, objects.labels):
             mine = np.flatnonzero(found_labels == label)
             order = mine[np.argsort(-scores[mine], kind="stable")][: self.max_detections]
@@ -173,6 +181,7 @@ class DetectionMetrics:
     def __add__(self, other: Self) -> Self:
         total = type(self)(self.classes, self.protocol, self.iou_thresholds, self.max_detections)
         total._records = [a + b for a, b in zip(self._records, other._records, strict=True)]
+        total._confusion = self._confusion + other._confusion
         return total
 
     @property
@@ -202,6 +211,7 @@ class DetectionMetrics:
             }
             for c, name in enumerate(self.classes)
         }
+        figures["confusion"] = self._confusion.tolist()
         return figures
 
     def _curves(self) -> tuple[Floats, Floats]:
@@ -277,6 +287,29 @@ class _Objects:
             self.difficult[chosen],
             self.areas[chosen],
         )
+
+
+def _confused(
+    boxes: Tensor,
+    scores: Floats,
+    labels: NDArray[np.int64],
+    objects: _Objects,
+    nothing: int,
+) -> NDArray[np.int64]:
+    """What the objects of an image were taken for; see `DetectionMetrics`."""
+    sure = np.flatnonzero(scores >= SURE)
+    sure = sure[np.argsort(-scores[sure], kind="stable")]
+    overlaps = _overlaps(boxes[sure], objects.boxes)
+    took = np.full(len(objects.labels), nothing)
+    matrix = np.zeros((nothing + 1, nothing + 1), np.int64)
+    for label, row in zip(labels[sure], overlaps, strict=True):
+        row = np.where(took == nothing, row, 0.0)  # those that are still free
+        if row.max(initial=0.0) >= TOUCHING:
+            took[row.argmax()] = label
+        else:
+            matrix[nothing, label] += 1
+    np.add.at(matrix, (objects.labels, took), ~objects.difficult)
+    return matrix
 
 
 def _overlaps(boxes: Tensor, objects: Tensor, crowds: NDArray[np.bool_] | None = None) -> Floats:

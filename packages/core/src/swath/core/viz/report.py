@@ -61,6 +61,7 @@ def training_report(
         *extra,
         *_curve_section(log, task.score),
         *metrics_sections(metrics, task),
+        *task.report(model, metrics, dataset),
         *_example_sections(model, task, dataset),
         Section("Next", page.commands(next_commands or _default_commands(folder, task))),
     ]
@@ -134,8 +135,9 @@ def metrics_sections(metrics: Mapping[str, Any], task: Task) -> list[Section]:
         body = page.class_table(names, columns, palette=colours, bar=next(iter(columns)))
         sections.append(Section("Classes", body))
     if "confusion" in metrics:
-        figure = confusion(metrics["confusion"], task.classes)
-        note = "Each row shows where the pixels of one true class went, in percent of the row."
+        names = [*task.classes, "nothing"]  # which detectors take objects for, and find them in
+        figure = confusion(metrics["confusion"], names[: len(metrics["confusion"])])
+        note = "Each row shows what one true class was taken for, in percent of the row."
         sections.append(Section("Confusions", page.chart(figure, note)))
     return sections
 
