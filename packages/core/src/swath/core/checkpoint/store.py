@@ -47,7 +47,8 @@ def save_model(
         model: Its weights and buffers are stored; or these themselves, by name.
         model_spec: Rebuilds it. ``pretrained`` is stored as False, ``weights`` and ``init_tasks``
             as None, since the file brings the weights.
-        task_spec: Rebuilds its task.
+        task_spec: Rebuilds its task. What leans on a file is stored with the file's content: the
+            target of such a spec has ``inlined``, which makes it one that needs no file.
         card: Free description: licence, data, figures; JSON data.
         training: How it came about: config hash, step, scores; JSON data.
         dtype: Stores floating-point tensors in this type, e.g. ``torch.float16`` for small files.
@@ -62,12 +63,24 @@ def save_model(
     description = {
         "format": FORMAT,
         "model": to_data(_without_weights(model_spec)),
-        "task": to_data(task_spec),
+        "task": to_data(_inlined(task_spec)),
         "card": dict(card or {}),
         "training": dict(training or {}),
     }
     tensors = model.state_dict() if isinstance(model, nn.Module) else model
     save_sealed(path, tensors, {"swath": json.dumps(description)}, dtype)
+
+
+def _inlined(value: Any) -> Any:
+    """Specs in any depth with the content of files they lean on; see `save_model`."""
+    if isinstance(value, Mapping):
+        return {k: _inlined(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_inlined(v) for v in value]
+    if not isinstance(value, Spec):
+        return value
+    spec = Spec(value.target, **_inlined(value.kwargs))
+    return value.target.inlined(spec) if hasattr(value.target, "inlined") else spec
 
 
 def save_sealed(
