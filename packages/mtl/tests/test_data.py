@@ -34,6 +34,12 @@ def named(data: TaskMixture, keys: list[Key]) -> list[tuple[str, int]]:
     return [(s.meta["dataset"], int(s.image[0, 0, 0])) for s in samples]
 
 
+def test_each_data_set_begins_somewhere() -> None:
+    data = mixture()
+    assert data.starts == {"cls/a": 0, "det/b": 7, "seg/c": 10}
+    assert [data[i].meta["dataset"] for i in data.starts.values()] == list(data.parts)
+
+
 def test_a_batch_is_of_one_set_and_a_pass_takes_each_sample_once() -> None:
     data = mixture()
     seen: dict[str, list[int]] = {}

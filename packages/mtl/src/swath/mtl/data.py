@@ -94,6 +94,11 @@ class TaskMixture:
         return replace(sample, meta={**sample.meta, "dataset": name})
 
     @property
+    def starts(self) -> dict[str, int]:
+        """Index of the first sample of each data set."""
+        return dict(zip(self.parts, [0, *self._ends[:-1].tolist()], strict=True))
+
+    @property
     def ids(self) -> list[str]:
         """Names of all samples."""
         return [

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from swath.core.config import load_config
@@ -17,12 +16,10 @@ from swath.core.engine.evaluation import as_data
 from swath.core.files import write_json
 from swath.core.inference.predictor import Predictor, load_model
 from swath.core.viz import page
-from swath.core.viz.figures import confusion
 from swath.core.viz.page import Section, number
 from swath.core.viz.report import training_report
 from swath.mtl.data import TaskMixture
-from swath.mtl.pictures import attention_figure, attention_points, feature_figure
-from swath.mtl.tasks import MultiTask, SeveralResults, checked
+from swath.mtl.tasks import MultiTask, SeveralResults
 
 CONFIG = "rscotr_scenes_tiny"
 
@@ -121,24 +118,18 @@ def _report(
     unseen: TaskMixture,
     several: SeveralResults,
 ) -> None:
-    task = predictor.task
-    assert isinstance(task, MultiTask)
     charts = [page.chart(figure, name) for name, figure in several.plot().items()]
     training_report(
         files.run,
         metrics,
         predictor.model,
-        task,
+        predictor.task,
         unseen,
         path=files.report,
         title="Three tasks, one model",
         lead="A small Swin Transformer and a shared deformable encoder learn to name scenes, to "
         "find objects and to map land cover, from scenes of which each has labels for one task.",
-        extra=[
-            *_figures(metrics, task),
-            Section("One scene, one pass, three answers", "".join(charts)),
-            Section("Inside the model", _inside(predictor, unseen)),
-        ],
+        extra=[Section("One scene, one pass, three answers", "".join(charts))],
         next_commands={
             "ask a scene of your own": (
                 f"swath predict {files.run / 'best.safetensors'} scene.tif -o results/ "
@@ -147,31 +138,3 @@ def _report(
             "the published recipe": "swath configs rscotr_swint_resisc_dior_potsdam",
         },
     )
-
-
-def _figures(metrics: Mapping[str, Any], task: MultiTask) -> list[Section]:
-    """A table and, where there is one, a confusion matrix for each task."""
-    sections = []
-    for name, part in task.parts.items():
-        table = metrics[name]["per_class"]
-        columns = {k: [row[k] for row in table.values()] for k in next(iter(table.values()))}
-        body = page.class_table(list(table), columns, bar=next(iter(columns)))
-        if "confusion" in metrics[name]:
-            body += page.chart(confusion(metrics[name]["confusion"], list(part.classes)))
-        sections.append(Section(name, body))
-    return sections
-
-
-def _inside(predictor: Predictor, unseen: TaskMixture) -> str:
-    """Feature maps, and attention points of both calls of the encoder, of one unseen scene."""
-    sample = unseen[len(unseen) - 1]
-    image = predictor.task.collate([sample])["parts"][sample.meta["dataset"]]["image"][0]
-    image = image.to(predictor.device)
-    picture = np.asarray(sample.image).transpose(1, 2, 0).astype(np.uint8)
-    model = checked(predictor.model)
-    charts = [page.chart(feature_figure(model, image), "Stages: components, strongest channels")]
-    for head in ("det", "seg"):
-        points = attention_points(model, image, (0.5, 0.5), head)
-        caption = f"Where the encoder's last layer looks from the middle, for {head}"
-        charts.append(page.chart(attention_figure(picture, points), caption))
-    return "".join(charts)

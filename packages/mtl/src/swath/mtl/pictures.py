@@ -38,17 +38,20 @@ def attention_points(
     at: tuple[float, float],
     head: str = "seg",
     layer: int = -1,
-) -> AttentionPoints:
+) -> AttentionPoints | None:
     """Where the shared encoder looks from a place of the image, when it works for a head.
 
     The token is the one of the finest level (stride 8) that is nearest.
 
     Args:
-        model: Its head must use the encoder.
+        model: The model, in eval mode.
         image: ``(3, H, W)``, normalised.
         at: The place x, y in 0..1.
         head: Detection calls the encoder finest level first, all others coarsest first.
         layer: Of the encoder.
+
+    Returns:
+        The points; None if the head makes no use of the encoder.
     """
     seen: list[Any] = []
     chosen = model.encoder.layers[layer]
@@ -58,6 +61,8 @@ def attention_points(
         model(image[None], [head])
     finally:
         hook.remove()
+    if not seen:
+        return None
     query, _, reference, shapes, *_ = seen[0]
     finest = max(range(len(shapes)), key=lambda level: shapes[level][0] * shapes[level][1])
     start = sum(h * w for h, w in shapes[:finest])

@@ -36,7 +36,7 @@ from swath.core.segmentation import SegmentationTask, collate_images
 from swath.core.structures import Detections
 from swath.core.task import Batch, Task
 from swath.mtl.balance import project_conflicts
-from swath.mtl.data import chosen, head_of
+from swath.mtl.data import TaskMixture, chosen, head_of
 from swath.mtl.models.dino import Objects
 from swath.mtl.models.encoder import Features
 from swath.mtl.models.layers import resized
@@ -106,6 +106,12 @@ class HeadTask(Task):
             for part in alike(batch)
             for prediction in self.read(head(whole.features(part["image"], part["sizes"])), part)
         ]
+
+    def report(self, model: nn.Module, metrics: Mapping[str, Any], dataset: Any) -> list[Any]:
+        """A look inside the model, at the first sample; see `Task.report`."""
+        from swath.mtl.report import inside
+
+        return [inside("Inside the model", checked(model), self, dataset[0])]
 
 
 class SceneClassificationTask(HeadTask):
@@ -592,6 +598,18 @@ class MultiTask(Task):
         return SeveralResults(
             in_step(tiles, {name: (tasks[name].merge, scenes[name]) for name in tasks})
         )
+
+    def report(self, model: nn.Module, metrics: Mapping[str, Any], dataset: Any) -> list[Any]:
+        """Figures of every data set, and a look inside the model for every head."""
+        from swath.mtl.report import figures, inside
+
+        starts = dataset.starts if isinstance(dataset, TaskMixture) else {}
+        first = {head_of(name): (name, index) for name, index in starts.items()}
+        looks = [
+            inside(f"Inside the model, for {head}", checked(model), self.parts[name], dataset[i])
+            for head, (name, i) in first.items()
+        ]
+        return [*figures(metrics, self.parts), *looks]
 
     def metrics(self) -> "MultiTaskMetrics":
         """A fresh accumulator for all data sets."""

@@ -1,0 +1,53 @@
+"""What the report of an RSCoTr has beside its figures: a look inside the model."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from swath.core.sample import Sample
+from swath.core.viz import page
+from swath.core.viz.overlay import display_rgb
+from swath.core.viz.page import Section
+from swath.core.viz.report import metrics_sections
+from swath.mtl.models.rscotr import RSCoTr
+from swath.mtl.pictures import attention_figure, attention_points, feature_figure
+from swath.mtl.tasks import HeadTask
+
+
+def figures(metrics: Mapping[str, Any], parts: Mapping[str, HeadTask]) -> list[Section]:
+    """Tables and confusion matrices of each data set that was judged."""
+    return [
+        Section(f"{name}: {section.title.lower()}", section.body)
+        for name, part in parts.items()
+        if name in metrics
+        for section in metrics_sections(metrics[name], part)
+    ]
+
+
+def inside(title: str, model: RSCoTr, task: HeadTask, sample: Sample) -> Section:
+    """Feature maps of a sample, and where the shared encoder looks in it for the task's head.
+
+    The encoder is asked at the largest object, where the sample has boxes, else in the middle.
+    """
+    device = next(model.parameters()).device
+    image = task.collate([sample])["image"][0].to(device)
+    caption = "Stages: three main components as colours, then the strongest channels"
+    charts = [page.chart(feature_figure(model, image), caption)]
+    points = attention_points(model, image, _place(sample), task.head)
+    if points is not None:
+        valid = None if sample.valid is None else sample.valid.numpy()
+        picture = display_rgb(np.asarray(sample.image), valid)
+        caption = f"Where the encoder's last layer looks from the cross, for {task.head}"
+        charts.append(page.chart(attention_figure(picture, points), caption))
+    return Section(title, "".join(charts))
+
+
+def _place(sample: Sample) -> tuple[float, float]:
+    boxes: NDArray[Any] = np.asarray(sample.targets.get("boxes", ()), dtype=float).reshape(-1, 4)
+    if not len(boxes):
+        return 0.5, 0.5
+    height, width = sample.image.shape[-2:]
+    x1, y1, x2, y2 = max(boxes, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]))
+    return float((x1 + x2) / 2 / width), float((y1 + y2) / 2 / height)

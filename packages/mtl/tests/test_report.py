@@ -1,0 +1,54 @@
+from typing import Any
+
+import pytest
+import torch
+
+from swath.core.config import TrainConfig
+from swath.core.engine import evaluate
+from swath.core.viz.report import training_report
+from swath.mtl.pictures import attention_points
+from swath.mtl.report import _place
+
+
+@pytest.fixture
+def judged(tiny: TrainConfig) -> tuple[Any, Any, Any]:
+    torch.manual_seed(0)
+    assert tiny.val is not None
+    return tiny.model.build().eval(), tiny.task.build(), tiny.val.build()
+
+
+def test_the_report_shows_every_data_set_and_the_inside_of_every_head(
+    judged: tuple[Any, Any, Any], tmp_path: Any
+) -> None:
+    model, task, data = judged
+    metrics = evaluate(model, task, data, batch_size=4, device="cpu", progress=False)
+    text = training_report(tmp_path, metrics, model, task, data).read_text("utf-8")
+    for name in ("cls/kinds", "det/things", "seg/cover"):
+        assert f"<h2>{name}: classes</h2>" in text
+        assert f"<h2>{name}: confusions</h2>" in text
+    for head in ("cls", "det", "seg"):
+        assert f"<h2>Inside the model, for {head}</h2>" in text
+        # the classifier of one level makes no use of the encoder
+        assert (f"looks from the cross, for {head}" in text) == (head != "cls")
+    print(f"{len(text) / 1e6:.2f} MB")
+    assert len(text) < 5_000_000
+
+
+def test_a_specialist_shows_its_inside_too(judged: tuple[Any, Any, Any]) -> None:
+    model, task, data = judged
+    (card,) = task.parts["seg/cover"].report(model, {}, data.parts["seg/cover"].dataset)
+    assert "looks from the cross, for seg" in card.body
+
+
+def test_heads_without_the_encoder_have_no_points(judged: tuple[Any, Any, Any]) -> None:
+    assert attention_points(judged[0], torch.randn(3, 64, 64), (0.5, 0.5), "cls") is None
+
+
+def test_the_encoder_is_asked_at_the_largest_object(judged: tuple[Any, Any, Any]) -> None:
+    _, _, data = judged
+    sample = data[data.starts["det/things"]]
+    x1, y1, x2, y2 = max(
+        sample.targets["boxes"].tolist(), key=lambda b: (b[2] - b[0]) * (b[3] - b[1])
+    )
+    assert _place(sample) == pytest.approx(((x1 + x2) / 128, (y1 + y2) / 128))
+    assert _place(data[0]) == (0.5, 0.5)
