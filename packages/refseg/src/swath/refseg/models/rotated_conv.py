@@ -103,20 +103,12 @@ class AdaptiveRotatedConv2d(nn.Module):
         self.rounting_func = Routing(in_channels, kernel_number)
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
-        """Convolve ``(B, in_channels, H, W)``, each sample with its own kernel.
-
-        Args:
-            x: The map.
-            scale: Factor on each output channel, ``(out_channels,)``.
-        """
-        weight = self.rotated_weight(*self.rounting_func(x))
-        if scale is not None:
-            weight = weight * scale[:, None, None, None]
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve ``(B, in_channels, H, W)``, each sample with its own kernel."""
         batch = x.shape[0]
         joined = F.conv2d(
             x.flatten(0, 1)[None],
-            weight.flatten(0, 1),
+            self.kernels(x).flatten(0, 1),
             stride=self.stride,
             padding=self.padding,
             dilation=self.dilation,
@@ -124,6 +116,10 @@ class AdaptiveRotatedConv2d(nn.Module):
         )
         x = joined[0].unflatten(0, (batch, -1))
         return x
+
+    def kernels(self, x: Tensor) -> Tensor:
+        """The kernel of each sample of a map, as `rotated_weight`."""
+        return self.rotated_weight(*self.rounting_func(x))
 
     def rotated_weight(self, alphas: Tensor, angles: Tensor) -> Tensor:
         """Each sample's kernel, ``(B, out_channels, in_channels / groups, 3, 3)``.

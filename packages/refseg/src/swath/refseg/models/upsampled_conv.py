@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from swath.refseg.models.winograd import convolve_3x3
+
 
 def convolve_upsampled(x: Tensor, skip: Tensor, weight: Tensor) -> Tensor:
     """What ``conv2d(cat([upsample(x), skip]), weight, padding=1)`` gives.
@@ -26,7 +28,7 @@ def convolve_upsampled(x: Tensor, skip: Tensor, weight: Tensor) -> Tensor:
         ``(B, O, H, W)``, equal up to rounding.
     """
     channels, (height, width), outputs = x.shape[1], x.shape[-2:], weight.shape[0]
-    fine: Tensor = F.conv2d(skip, weight[:, channels:], padding=1)
+    fine = convolve_3x3(skip, weight[None, :, channels:])
     kernel = weight[:, :channels].permute(0, 2, 3, 1).reshape(9 * outputs, channels, 1, 1)
     rows = shifted_upsampling(height, skip.shape[-2]).to(x).permute(2, 0, 1).flatten(1)
     columns = shifted_upsampling(width, skip.shape[-1]).to(x).flatten(0, 1)
