@@ -90,6 +90,21 @@ def test_an_official_file_loads_strictly_without_running_its_code(
         load_model("remotesam-swin-b", weights=path, device="cpu")
 
 
+def test_a_converted_file_brings_its_vocabulary_along(
+    tmp_path: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "vocab.txt").write_text("\n".join(VOCABULARY))
+    model = Spec(RemoteSAM, **SMALL)
+    tokenizer = Spec(WordPieces, vocabulary=str(tmp_path), max_tokens=7)
+    path = tmp_path / "m.safetensors"
+    save_model(path, model.build(), model, Spec(ReferringTask, tokenizer=tokenizer, input_size=64))
+    (tmp_path / "vocab.txt").unlink()
+    kept = load_model(path, device="cpu")
+    assert kept.task.tokenizer.listed == list(VOCABULARY)  # type: ignore[attr-defined]
+    assert kept.task.tokenizer.max_tokens == 7  # type: ignore[attr-defined]
+    assert kept.predict(picture, task="referring", text="the ship").mask.shape == (60, 80)
+
+
 def swath(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     monkeypatch.setattr("sys.argv", ["swath", *map(str, arguments)])
     with pytest.raises(SystemExit) as caught:

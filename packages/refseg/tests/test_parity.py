@@ -45,7 +45,6 @@ from swath.refseg.models.rotated_conv import AdaptiveRotatedConv2d, rotation_mat
 from swath.refseg.optimizers import RemoteSAMAdamW
 from swath.refseg.postprocess import (
     as_maps,
-    best_class,
     detect,
     enclosing,
     inside_upright,
@@ -54,6 +53,7 @@ from swath.refseg.postprocess import (
     merge_masks,
     presence,
 )
+from swath.refseg.results import ChosenClass
 from swath.refseg.sets import PRIOR_SHARE
 from swath.refseg.text import PROMPT, WordPieces
 
@@ -399,7 +399,7 @@ def check_scene(case: Fixture, scene: dict[str, Any]) -> None:
     assert [name for name, score in labels.items() if score > 0.5] == scene["mlc"]["labels"]
     single = {n: presence(whole[i], params["MCC_balance_factor"]) for i, n in enumerate(classes)}
     assert single == pytest.approx(scene["mcc"]["scores"], abs=1e-5)
-    assert best_class(single) == scene["mcc"]["label"]
+    assert ChosenClass(tuple(single), tuple(single.values())).chosen == scene["mcc"]["label"]
 
     edges = case.array(scene["contour_tensor"]) > params["EPOC_threshold"]
     for which, boundary in (("no_epoc", None), ("epoc", edges)):

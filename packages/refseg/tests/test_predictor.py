@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from PIL import Image
 from rasterio.crs import CRS
 from rasterio.transform import from_origin
 
-from swath.core.errors import ConfigError, DataError
+from swath.core.errors import ConfigError, DataError, RasterError
+from swath.core.geo.raster import GeoImage, RasterInfo
 from swath.core.sample import Sample
+from swath.refseg import postprocess
 from swath.refseg.asks import TASKS, margins
 from swath.refseg.models.remotesam import RemoteSAM
 from swath.refseg.predictor import RemoteSAMPredictor
@@ -161,6 +164,48 @@ def test_tiles_of_a_scene_are_joined_into_one_map(
     assert all(np.isfinite(probability).all() for _, probability in parts.values())
 
 
+def test_tiles_hold_one_map_at_a_time_whatever_the_number_of_classes(
+    predictor: RemoteSAMPredictor, scene: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is joined lies in a file, in halves; each class has the boxes it has alone."""
+    shapes = []
+    as_maps = postprocess.as_maps
+    monkeypatch.setattr(
+        postprocess, "as_maps", lambda m, s: shapes.append((*m.shape, m.dtype)) or as_maps(m, s)
+    )
+    options = {"regions": "tile", "overlap": 8, "blend": 8}
+    several = predictor.detection(scene, CLASSES, **options)
+    assert shapes == [(1, 90, 150, torch.float16)] * len(CLASSES)
+    for number, name in enumerate(CLASSES):
+        alone = predictor.detection(scene, [name], **options)
+        here = several.labels == number
+        np.testing.assert_array_equal(several.boxes[here], alone.boxes)
+        np.testing.assert_allclose(several.scores[here], alone.scores, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["detection", "multi_label_cls", "captioning", "referring_seg"])
+@pytest.mark.parametrize("regions", ["scene", "tile"])
+def test_a_scene_of_nodata_is_refused(
+    predictor: RemoteSAMPredictor, name: str, regions: str
+) -> None:
+    blank = np.zeros((3, 90, 150), np.uint8)
+    image = GeoImage(blank, np.zeros((90, 150), bool), RasterInfo(None, 150, 90, 3, "uint8"))
+    with pytest.raises(RasterError, match="no valid pixel"):
+        predictor.predict(image, task=name, regions=regions, overlap=8, blend=8, **ARGUMENTS[name])
+
+
+def test_nodata_has_no_say_in_scores(predictor: RemoteSAMPredictor) -> None:
+    """The right half is nodata: scores are those of what is left of it."""
+    array = np.ascontiguousarray(picture(SIDE, SIDE).transpose(2, 0, 1))
+    valid = np.zeros((SIDE, SIDE), bool)
+    valid[:, : SIDE // 2] = True
+    image = GeoImage(array, valid, RasterInfo(None, SIDE, SIDE, 3, "uint8"))
+    _, probability = predictor.masks(array.transpose(1, 2, 0), ["ship"])["ship"]
+    seen = probability[:, : SIDE // 2]
+    (score,) = predictor.multi_label_cls(image, ["ship"]).probabilities
+    assert score == pytest.approx(0.5 * seen.max() + 0.5 * seen.mean(), abs=1e-5)
+
+
 @pytest.mark.parametrize("fit", ["resize", "pad", "native"])
 def test_every_policy_gives_maps_of_the_images_size(
     predictor: RemoteSAMPredictor, fit: str
@@ -190,6 +235,16 @@ def test_edges_part_touching_objects(predictor: RemoteSAMPredictor) -> None:
     widths = parted.boxes[:, 2] - parted.boxes[:, 0]
     assert len(parted) > len(whole)
     assert widths.max() <= 3
+
+
+def test_oriented_objects_are_counted_by_their_own_area(predictor: RemoteSAMPredictor) -> None:
+    found = predictor.detection(picture(), CLASSES, oriented=True)
+    every = predictor.counting(picture(), CLASSES, oriented=True)
+    assert len(found) == len(every) > 0
+    areas = found.boxes[:, 2] * found.boxes[:, 3]
+    least = dict.fromkeys(CLASSES, float(np.median(areas)))
+    larger = predictor.counting(picture(), CLASSES, oriented=True, min_areas=least)
+    assert len(larger) == (areas > np.median(areas)).sum()
 
 
 BAD = {
@@ -254,6 +309,15 @@ def test_16_bits_pass_with_a_scale_and_grey_with_repeated_bands(
     assert predictor.referring_seg(deep, "the ship", scale="0:25500").mask.shape == (70, 50)
     grey = picture(bands=1)
     assert predictor.referring_seg(grey, "the ship", bands=[1, 1, 1]).mask.shape == (70, 50)
+
+
+@pytest.mark.parametrize(("mode", "bands"), [("RGBA", None), ("L", [1, 1, 1])])
+def test_files_with_alpha_or_of_grey_are_answered(
+    predictor: RemoteSAMPredictor, tmp_path: Path, mode: str, bands: list[int] | None
+) -> None:
+    Image.fromarray(picture()).convert(mode).save(tmp_path / "a.png")
+    result = predictor.referring_seg(tmp_path / "a.png", "the ship", bands=bands)
+    assert result.mask.shape == (70, 50)
 
 
 def test_margins_are_batched_in_bounded_numbers(model: RemoteSAM) -> None:

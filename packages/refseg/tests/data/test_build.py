@@ -17,7 +17,6 @@ from swath.refseg.data.build import (
     colour_of,
     masks_of,
     meant,
-    read_report,
     run_lengths,
     things_of,
 )
@@ -120,7 +119,7 @@ def test_a_built_set_is_read_back(tmp_path: Path) -> None:
             np.testing.assert_array_equal(mask, masks[chosen].any(0))
         else:
             assert any((mask == one).all() for one in masks)
-    assert read_report(tmp_path / "refs") == report
+    assert json.loads((tmp_path / "refs/report.json").read_text()) == report
     assert report["classes"]["ship"] == {"objects": 6, "spoken of": 6}
     assert report["kinds"]["nothing"] == 2
     with pytest.raises(ConfigError, match="isn't empty"):

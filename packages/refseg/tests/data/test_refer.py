@@ -11,11 +11,10 @@ from PIL import Image
 from swath.core.errors import DataError, UnsafeCheckpointError
 from swath.refseg.data.refer import (
     DiorRsvg,
+    PhraseList,
     ReferDataset,
-    RefSegRS,
     SentenceList,
     convert_refs,
-    referring_set,
 )
 
 SIDE = 10
@@ -144,8 +143,9 @@ def test_what_is_missing_is_named(refer: Path, tmp_path: Path) -> None:
         ReferDataset(refer, "train")
     with pytest.raises(DataError, match="holds neither"):
         ReferDataset(refer / "JPEGImages", "train")
-    with pytest.raises(DataError, match="did you mean 'rrsis-d'"):
-        referring_set("rrsisd", refer)
+    (refer / "refs(unc).p").write_bytes(pickle.dumps([ref(1, "train", "The ship")]))
+    with pytest.raises(DataError, match="has no question of this split"):
+        ReferDataset(refer, "val")
 
 
 def test_refsegrs(tmp_path: Path) -> None:
@@ -155,11 +155,14 @@ def test_refsegrs(tmp_path: Path) -> None:
     values = np.where(block(slice(0, 3), slice(0, 3)) > 0, 255, 50).astype(np.uint8)
     Image.fromarray(values).save(tmp_path / "masks/7.tif")
     (tmp_path / "output_phrase_val.txt").write_text("7 road next to the building\n\n")
-    sample = referring_set("refsegrs", tmp_path, "val")[0]
+    sample = PhraseList(tmp_path, "val")[0]
     assert sample.targets["sentence"] == "road next to the building"
     np.testing.assert_array_equal(sample.targets["mask"], block(slice(0, 3), slice(0, 3)))
     with pytest.raises(DataError, match="no such list"):
-        RefSegRS(tmp_path, "test")
+        PhraseList(tmp_path, "test")
+    (tmp_path / "output_phrase_val.txt").write_text("7 a road\n8 a car\n")
+    with pytest.raises(DataError, match=r"line 2: .*8\.tif isn't there"):
+        PhraseList(tmp_path, "val")
 
 
 def test_dior_rsvg_counts_objects_over_sorted_files(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import copy
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, Self
+from tempfile import TemporaryFile
+from typing import IO, Any, ClassVar, Literal, Self
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -23,9 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from swath.core.data.radiometry import Radiometry
-from swath.core.errors import ConfigError, suggest
+from swath.core.errors import ConfigError, RasterError, suggest
 from swath.core.geo.raster import GeoImage, open_raster
-from swath.core.inference.answers import CaptionResult, ClassificationResult
+from swath.core.inference.answers import CaptionResult
 from swath.core.inference.objects import DetectionResult
 from swath.core.inference.results import SegmentationResult
 from swath.core.inference.tiler import Scene, TilePrediction, blend_logits, blend_segmentation
@@ -184,32 +185,44 @@ class Ask(Task):
         return torch.cat([words for words, _ in rows]), torch.cat([mask for _, mask in rows])
 
     def merge(self, tiles: Iterable[Any], scene: Any) -> Any:
-        """Make the answer of the margins of a scene's tiles."""
+        """Make the answer of the margins of a scene's tiles.
+
+        Those of several tiles are joined on disk, 2 bytes per pixel and prompt, so that memory
+        holds the maps of one class at a time.
+
+        Raises:
+            RasterError: If no pixel of the scene is valid.
+        """
         if len(scene.plan) == 1:
             (only,) = tiles
-            size = scene.info.height, scene.info.width
-            return self.answer(_whole(only, size, len(self.prompts)), only.valid, scene)
-        return self.answer(*_gathered(_at_tile_size(tiles), scene, len(self.prompts)), scene)
+            if only.prediction is None:
+                raise _unseen(scene)
+            return self.answer(only.prediction.cpu(), only.valid, scene)
+        with TemporaryFile() as file:
+            joined = _joined(_at_tile_size(tiles), scene, len(self.prompts), file)
+            return self.answer(*joined, scene)
 
-    def answer(self, margins: Tensor, valid: NDArray[np.bool_] | None, scene: Scene) -> Any:
+    def answer(self, margins: Tensor, valid: NDArray[np.bool_], scene: Scene) -> Any:
         """The result.
 
         Args:
             margins: ``(K, h, w)``, of the whole image at the network's size or the image's own.
-            valid: ``(H, W)``, pixels that the sensor saw, or None if it saw all.
+            valid: ``(H, W)``, pixels that the sensor saw.
             scene: The image.
         """
         raise NotImplementedError
 
     def maps(
-        self, margins: Tensor, valid: NDArray[np.bool_] | None, scene: Scene
-    ) -> tuple[postprocess.Mask, postprocess.Probabilities]:
-        """Masks and probabilities ``(K, H, W)`` at the image's size, 0 where nothing was seen."""
+        self, margins: Tensor, valid: NDArray[np.bool_], scene: Scene
+    ) -> Iterator[tuple[postprocess.Mask, postprocess.Probabilities]]:
+        """Mask and probabilities ``(H, W)`` of each prompt in turn, 0 where nothing was seen."""
         size = scene.info.height, scene.info.width
-        masks, probabilities = postprocess.as_maps(margins, size)
-        if valid is not None and not valid.all():
-            masks[:, ~valid], probabilities[:, ~valid] = 0, 0
-        return masks, probabilities
+        unseen = None if valid.all() else ~valid
+        for margin in margins:
+            (mask,), (probability,) = postprocess.as_maps(margin[None], size)
+            if unseen is not None:
+                mask[unseen], probability[unseen] = 0, 0
+            yield mask, probability
 
 
 class _Segmenting(Ask):
@@ -258,21 +271,20 @@ class Detection(Ask):
         self.use_epoc: Epoc | None = None
         self.epoc_threshold = THRESHOLD
 
-    def answer(self, margins: Tensor, valid: NDArray[np.bool_] | None, scene: Scene) -> Any:
+    def answer(self, margins: Tensor, valid: NDArray[np.bool_], scene: Scene) -> Any:
         """See `Ask.answer`."""
         return _as_detections(DetectionResult, self.boxes(margins, valid, scene), self, scene)
 
     def boxes(
-        self, margins: Tensor, valid: NDArray[np.bool_] | None, scene: Scene
+        self, margins: Tensor, valid: NDArray[np.bool_], scene: Scene
     ) -> dict[str, postprocess.Boxes]:
         """Boxes by class; see `swath.refseg.postprocess.Boxes`."""
-        masks, probabilities = self.maps(margins, valid, scene)
         edges = None
         if self.use_epoc is not None:
             edges = self.use_epoc(_rgb(scene)) > self.epoc_threshold
         return {
-            name: postprocess.detect(mask, probability, edges, oriented=self.oriented)
-            for name, mask, probability in zip(self.classes, masks, probabilities, strict=True)
+            name: postprocess.detect(*maps, edges, oriented=self.oriented)
+            for name, maps in zip(self.classes, self.maps(margins, valid, scene), strict=True)
         }
 
 
@@ -290,12 +302,11 @@ class Counting(Detection):
         super().__init__(whole)
         self.min_areas: dict[str, float] = {}
 
-    def answer(self, margins: Tensor, valid: NDArray[np.bool_] | None, scene: Scene) -> Any:
+    def answer(self, margins: Tensor, valid: NDArray[np.bool_], scene: Scene) -> Any:
         """See `Ask.answer`."""
-        found = {
-            name: postprocess.larger_than(boxes, self.min_areas.get(name, 0.0))
-            for name, boxes in self.boxes(margins, valid, scene).items()
-        }
+        found = self.boxes(margins, valid, scene)
+        for name in self.min_areas.keys() & found.keys():
+            found[name] = postprocess.larger_than(found[name], self.min_areas[name])
         return _as_detections(CountedObjects, found, self, scene)
 
 
@@ -305,10 +316,10 @@ class VisualGrounding(Ask):
     kind = "detection"
     takes = "text"
 
-    def answer(self, margins: Tensor, valid: NDArray[np.bool_] | None, scene: Scene) -> Any:
+    def answer(self, margins: Tensor, valid: NDArray[np.bool_], scene: Scene) -> Any:
         """See `Ask.answer`."""
-        masks, probabilities = self.maps(margins, valid, scene)
-        parts = postprocess.mask_to_boxes(masks[0], probabilities[0])
+        (maps,) = self.maps(margins, valid, scene)
+        parts = postprocess.mask_to_boxes(*maps)
         around = postprocess.enclosing(parts)
         found = np.zeros((0, 5)) if around is None else np.array([[*around, parts[:, 4].max()]])
         return _as_detections(DetectionResult, {self.classes[0]: found}, self, scene)
@@ -327,9 +338,9 @@ class MultiLabelClassification(Ask):
         super().__init__(whole)
         self.balance = 0.5
 
-    def answer(self, margins: Tensor, valid: NDArray[np.bool_] | None, scene: Scene) -> Any:
+    def answer(self, margins: Tensor, valid: NDArray[np.bool_], scene: Scene) -> Any:
         """See `Ask.answer`."""
-        return PresentClasses(self.classes, _presence(margins, self.balance))
+        return PresentClasses(self.classes, _presence(margins, valid, self.balance))
 
 
 class MultiClassClassification(Ask):
@@ -345,10 +356,9 @@ class MultiClassClassification(Ask):
         super().__init__(whole)
         self.balance = 1.0
 
-    def answer(self, margins: Tensor, valid: NDArray[np.bool_] | None, scene: Scene) -> Any:
+    def answer(self, margins: Tensor, valid: NDArray[np.bool_], scene: Scene) -> Any:
         """See `Ask.answer`."""
-        answer: ClassificationResult = ChosenClass(self.classes, _presence(margins, self.balance))
-        return answer
+        return ChosenClass(self.classes, _presence(margins, valid, self.balance))
 
 
 class Captioning(Detection):
@@ -366,7 +376,7 @@ class Captioning(Detection):
         super().__init__(whole)
         self.region_split, self.seed, self.official_when_empty = 9, 0, False
 
-    def answer(self, margins: Tensor, valid: NDArray[np.bool_] | None, scene: Scene) -> Any:
+    def answer(self, margins: Tensor, valid: NDArray[np.bool_], scene: Scene) -> Any:
         """See `Ask.answer`."""
         found = {name: b.tolist() for name, b in self.boxes(margins, valid, scene).items()}
         choose = captions.chooser(random.Random(self.seed))
@@ -382,10 +392,9 @@ class IndependentMasks(Ask):
 
     kind = "masks"
 
-    def answer(self, margins: Tensor, valid: NDArray[np.bool_] | None, scene: Scene) -> Any:
+    def answer(self, margins: Tensor, valid: NDArray[np.bool_], scene: Scene) -> Any:
         """See `Ask.answer`."""
-        maps = zip(*self.maps(margins, valid, scene), strict=True)
-        return dict(zip(self.classes, maps, strict=True))
+        return dict(zip(self.classes, self.maps(margins, valid, scene), strict=True))
 
 
 TASKS: dict[str, type[Ask]] = {
@@ -470,15 +479,20 @@ def _encoded(
     return kept[key]
 
 
-def _presence(margins: Tensor, balance: float) -> tuple[float, ...]:
-    return tuple(postprocess.presence(m.sigmoid().cpu().numpy(), balance) for m in margins)
+def _presence(margins: Tensor, valid: NDArray[np.bool_], balance: float) -> tuple[float, ...]:
+    """How surely each class is among the pixels that were seen."""
+    counted = torch.from_numpy(valid)[None].float()
+    seen = F.adaptive_max_pool2d(counted, margins.shape[-2:])[0] > 0  # never loses the last ones
+    return tuple(
+        postprocess.presence(margin[seen].float().sigmoid().numpy(), balance) for margin in margins
+    )
 
 
-def _whole(only: TilePrediction[Tensor], size: tuple[int, int], count: int) -> Tensor:
-    """The margins of an image that was looked at in one piece; nothing, if nothing was seen."""
-    if only.prediction is None:
-        return torch.full((count, *size), -torch.inf)
-    return only.prediction.cpu()
+def _unseen(scene: Scene) -> RasterError:
+    return RasterError(
+        f"{scene.info.name} holds no valid pixel (all nodata, transparent or NaN); check its "
+        "nodata value and the bands you chose"
+    )
 
 
 def _at_tile_size(tiles: Iterable[TilePrediction[Tensor]]) -> Iterator[TilePrediction[Tensor]]:
@@ -499,17 +513,20 @@ def _with_background(tile: TilePrediction[Tensor]) -> TilePrediction[Tensor]:
     return replace(tile, prediction=F.pad(tile.prediction, (0, 0, 0, 0, 1, 0)))
 
 
-def _gathered(
-    tiles: Iterable[TilePrediction[Tensor]], scene: Scene, count: int
+def _joined(
+    tiles: Iterable[TilePrediction[Tensor]], scene: Scene, count: int, file: IO[bytes]
 ) -> tuple[Tensor, NDArray[np.bool_]]:
-    """The margins of all tiles, cross-faded, and which pixels were seen."""
+    """The margins of all tiles, cross-faded, kept in a file; and which pixels were seen."""
     size = scene.info.height, scene.info.width
-    whole, seen = torch.full((count, *size), -torch.inf), np.zeros(size, dtype=bool)
+    kept = np.memmap(file, np.float16, "w+", shape=(count, *size))
+    seen = np.zeros(size, dtype=bool)
     for tile, part, valid in blend_logits(tiles, scene.plan):
         if part is not None and valid is not None:
             here = tile.settled.toslices()
-            whole[:, *here], seen[here] = part.cpu(), valid
-    return whole, seen
+            kept[:, *here], seen[here] = part.cpu().numpy(), valid
+    if not seen.any():
+        raise _unseen(scene)
+    return torch.from_numpy(kept), seen
 
 
 def _as_detections(

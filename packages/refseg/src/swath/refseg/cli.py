@@ -30,13 +30,15 @@ def judge(
         ),
     ],
     model: Annotated[str, typer.Argument(help="A model of `swath models`, or a checkpoint.")],
-    data: Annotated[Path, typer.Option(help="Root of the data set; of JSON sets, the file.")],
+    data: Annotated[Path, typer.Option(help="Root of the data set's copy.")],
     name: Annotated[
         str | None,
-        typer.Option(help="Which set: rrsis-d, refsegrs, ... or a name of `swath datasets`."),
+        typer.Option(help="Which set of `swath datasets`. Default: that of the paper."),
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Images, where they lie elsewhere.")] = None,
     split: Annotated[str, typer.Option(help="Which split.")] = "test",
+    protocol: Annotated[
+        str | None, typer.Option(help="How the set's labels are read; see `swath datasets NAME`.")
+    ] = None,
     classes: Annotated[
         str | None,
         typer.Option(help="What the classes are asked as, comma-separated, in label order."),
@@ -54,10 +56,9 @@ def judge(
 ) -> None:
     """Judge a model by one of RemoteSAM's evaluations.
 
-    Example: `swath refseg test referring runs/a/best.safetensors --data rrsisd --name rrsis-d`
+    Example: `swath refseg test referring runs/a/best.safetensors --data rrsis-d`
     """
-    from itertools import islice
-
+    from swath.core.data.catalogue import dataset_spec
     from swath.core.engine.evaluation import as_data
     from swath.core.errors import ConfigError, suggest
     from swath.core.files import write_json
@@ -66,24 +67,21 @@ def judge(
     from swath.refseg.epoc import Epoc
     from swath.refseg.predictor import RemoteSAMPredictor
     from swath.refseg.protocols import JUDGES, Evaluation, write_dota
-    from swath.refseg.sets import DIOR_PRIORS
+    from swath.refseg.sets import PRIORS
 
-    if evaluation not in (*JUDGES, "dota"):
-        raise ConfigError(
-            f"unknown evaluation '{evaluation}'{suggest(evaluation, [*JUDGES, 'dota'])}"
-        )
-    samples, asked = _samples(evaluation, name, data, images, split)
+    if evaluation not in JUDGED_ON:
+        raise ConfigError(f"unknown evaluation '{evaluation}'{suggest(evaluation, [*JUDGED_ON])}")
+    kind, usual = JUDGED_ON[evaluation]
+    name = dataset_spec(name or usual, task=kind).name
+    samples, asked = _samples(evaluation, name, data, split, protocol)
     names = [n.strip() for n in classes.split(",")] if classes else asked
     predictor = load_model(model, weights=weights, device=device)
     if not isinstance(predictor, RemoteSAMPredictor):
         raise ConfigError(f"{model} isn't a model that is asked in words")
-    how = Evaluation(
-        names, official, Epoc(epoc, device=predictor.device) if epoc else None, DIOR_PRIORS
-    )
-    chosen = islice(
-        (samples[i] for i in range(len(samples))), limit if limit is not None else len(samples)
-    )
-    shown = track(chosen, "judging", min(limit or len(samples), len(samples)), "img")
+    edges = Epoc(epoc, device=predictor.device) if epoc else None
+    how = Evaluation(names, official, edges, PRIORS.get(name, {}))
+    count = min(limit or len(samples), len(samples))
+    shown = track((samples[i] for i in range(count)), "judging", count, "img")
     if evaluation == "dota":
         for path in write_dota(predictor, shown, how, out or Path("submission")):
             typer.echo(f"written  {path}")
@@ -94,46 +92,42 @@ def judge(
     typer.echo(json.dumps(figures, indent=1))
 
 
+JUDGED_ON = {
+    "referring": ("referring", "rrsis-d"),
+    "segmentation": ("segmentation", "isaid"),
+    "detection": ("detection", "dior-coco"),
+    "dota": ("detection", "dota"),
+    "grounding": ("grounding", "dior-rsvg"),
+    "multi-label": ("detection", "dior-coco"),
+    "multi-class": ("classification", "ucm"),
+    "captioning": ("captioning", "ucm-captions"),
+    "counting": ("counting", "counting-dior"),
+}
+"""What kind of data set each evaluation takes, and the one that the paper took."""
+
+
 def _samples(
-    evaluation: str, name: str | None, data: Path, images: Path | None, split: str
+    evaluation: str, name: str, data: Path, split: str, protocol: str | None
 ) -> "tuple[Any, Sequence[str]]":
     """The data set of an evaluation, and what its classes are asked as."""
-    from swath.core.data.catalogue import load_dataset
-    from swath.core.data.classification import ClassFolders
-    from swath.core.data.detection import CocoJson
+    from swath.core.data.catalogue import dataset_spec, load_dataset
     from swath.core.errors import ConfigError
     from swath.refseg import sets
-    from swath.refseg.data.refer import DiorRsvg, referring_set
-    from swath.refseg.protocols import CaptionedImages, CountingQuestions
 
-    if evaluation == "referring":
-        layout = name or "rrsis-d"
-        more = {} if layout == "refsegrs" else {"sentences": "all", "images": images}
-        return referring_set(layout, data, split, **more), ()
-    if evaluation == "grounding":
-        return DiorRsvg(data, split), ()
-    if evaluation == "multi-class":
-        folders = ClassFolders(data)
-        return folders, [sets.FROM_FOLDERS.get(c.lower(), c.lower()) for c in folders.classes]
-    if evaluation in ("captioning", "counting") or (name is None and data.suffix == ".json"):
-        if images is None:
-            raise ConfigError(f"{evaluation} needs --images beside the JSON file")
-        if evaluation == "captioning":
-            return CaptionedImages(data, images, split), sets.UCM_CAPTIONS
-        if evaluation == "counting":
-            return CountingQuestions(data, images), ()
-        coco = CocoJson(data, images)
-        return coco, coco.classes
-    if name is None:
-        raise ConfigError(f"{evaluation} needs --name: which data set (see swath datasets)")
-    loaded: Any = load_dataset(name, data, split)
-    known = {**sets.FROM_DOTA, "plane": "airplane"}
-    asked = [known.get(c.replace("_", "-"), c.replace("_", "-")) for c in loaded.classes]
+    if not dataset_spec(name).splits:  # all of it is for testing
+        split = "all"
+    samples: Any = load_dataset(name, data, split, protocol)
+    if evaluation == "captioning":
+        return samples, sets.UCM_CAPTIONS
+    asked = [sets.asked_as(class_name) for class_name in samples.classes]
     if evaluation != "segmentation":
-        return loaded, asked
+        return samples, asked
     if asked[0] != "background":
-        raise ConfigError(f"{name} has no class 0 for the rest, which this evaluation counts on")
-    return loaded, asked[1:]
+        raise ConfigError(
+            f"{name} has no class 0 for the rest, which this evaluation counts on; "
+            "choose another --protocol"
+        )
+    return samples, asked[1:]
 
 
 @app.command("convert-refs")

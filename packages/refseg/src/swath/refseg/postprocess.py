@@ -4,7 +4,7 @@ Official code: https://github.com/1e12Leon/RemoteSAM, `tasks/code/model.py` and 
 dossier section 3. Pure functions of arrays.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -67,13 +67,8 @@ def mask_to_boxes(
     boxes = np.array(found, dtype=np.float64).reshape(-1, 9 if oriented else 5)
     if not drop_inner:
         return boxes
-    inside = inside_oriented if oriented else inside_upright
-    kept = [
-        i
-        for i, box in enumerate(boxes)
-        if not any(inside(box, other) for j, other in enumerate(boxes) if j != i)
-    ]
-    outer: Boxes = boxes[kept]
+    inside = _inside_oriented if oriented else inside_upright
+    outer: Boxes = boxes[[inside(box, boxes).sum() == 1 for box in boxes]]  # each is in itself
     return outer
 
 
@@ -114,10 +109,24 @@ def _corners(part: NDArray[np.bool_], x: int, y: int) -> list[int]:
     return [int(v) for v in cv2.boxPoints(cv2.minAreaRect(contours[0])).ravel()]
 
 
-def inside_upright(inner: Boxes, outer: Boxes) -> bool:
-    """Whether one upright box lies in another, with a pixel of slack on the right and below."""
+def inside_upright(inner: Boxes, outer: Boxes) -> NDArray[np.bool_]:
+    """Whether an upright box lies in others, with a pixel of slack on the right and below.
+
+    Args:
+        inner: x1, y1, x2, y2, ...
+        outer: The others, ``(..., 4 or more)``.
+
+    Returns:
+        ``(...)``.
+    """
     x1, y1, x2, y2 = inner[:4]
-    return bool(x1 >= outer[0] and y1 >= outer[1] and x2 <= outer[2] + 1 and y2 <= outer[3] + 1)
+    left, top, right, bottom = np.moveaxis(outer[..., :4], -1, 0)
+    within: NDArray[np.bool_] = (x1 >= left) & (y1 >= top) & (x2 <= right + 1) & (y2 <= bottom + 1)
+    return within
+
+
+def _inside_oriented(inner: Boxes, outer: Boxes) -> NDArray[np.bool_]:
+    return np.array([inside_oriented(inner, box) for box in outer])
 
 
 def inside_oriented(inner: Boxes, outer: Boxes) -> bool:
@@ -171,7 +180,6 @@ def detect(
     edges: NDArray[np.bool_] | None = None,
     *,
     oriented: bool = False,
-    min_area: float = 0.0,
 ) -> Boxes:
     """Boxes of one class: `mask_to_boxes`, then `suppress`.
 
@@ -180,16 +188,14 @@ def detect(
         probabilities: As there.
         edges: As there.
         oriented: As there.
-        min_area: Upright boxes of no more than this area are dropped afterwards; the official
-            counting evaluation takes 0.8 times a class's usual area (dossier 4.8).
     """
-    boxes = suppress(mask_to_boxes(mask, probabilities, edges, oriented=oriented))
-    return larger_than(boxes, min_area) if min_area else boxes
+    return suppress(mask_to_boxes(mask, probabilities, edges, oriented=oriented))
 
 
 def larger_than(boxes: Boxes, area: float) -> Boxes:
-    """The upright boxes ``(N, 4 or more)`` whose area is above a bound in square pixels."""
-    sides = boxes[:, 2:4] - boxes[:, :2]
+    """The boxes whose area is above a bound in square pixels."""
+    upright = boxes.shape[1] < 9
+    sides = boxes[:, 2:4] - boxes[:, :2] if upright else to_rotated(boxes)[:, 2:4]
     larger: Boxes = boxes[sides.prod(axis=1) > area]
     return larger
 
@@ -205,18 +211,12 @@ def presence(probabilities: Probabilities, balance: float) -> float:
     """How surely an image shows a class, 0..1.
 
     Args:
-        probabilities: ``(h, w)`` of the class.
+        probabilities: Of the class, at each place of the image.
         balance: Weight of the largest probability; the mean has the rest. Officially 0.5 to tell
             whether each of several classes is there, and 1 to choose one.
     """
     largest, mean = float(probabilities.max()), float(probabilities.mean(dtype=np.float64))
     return balance * largest + (1 - balance) * mean
-
-
-def best_class(scores: Mapping[str, float], least: float = 0.5) -> str | None:
-    """The class with the highest score, the first of equals; None if it is below ``least``."""
-    best = max(scores, key=lambda name: scores[name])
-    return best if scores[best] >= least else None
 
 
 def merge_masks(

@@ -13,7 +13,6 @@ referring      officially a sentence that means nothing counts as IoU 0; see `Re
 =============  ====================================================================================
 """
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,9 +23,6 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as v2
 
-from swath.core.data.readers import resolve_root
-from swath.core.data.segmentation import read_image_tensor
-from swath.core.errors import DataError
 from swath.core.files import atomic_path
 from swath.core.metrics.captioning import CaptionMetrics
 from swath.core.metrics.counting import CountingMetrics
@@ -222,90 +218,5 @@ JUDGES: dict[str, Judge] = {
 """The evaluations by name."""
 
 
-class CaptionedImages:
-    """Images with several captions each, in Karpathy's JSON: UCM-Captions and others.
-
-    Args:
-        annotations: The JSON file: ``images[{filename, split, sentences[{raw}]}]``.
-        images: Folder of the images.
-        split: Which of them.
-
-    Raises:
-        DataError: If the file can't be read, or the split is empty.
-    """
-
-    def __init__(self, annotations: str | Path, images: str | Path, split: str = "test") -> None:
-        path, self.folder = resolve_root(annotations), resolve_root(images)
-        rows = [row for row in _read_json(path).get("images", ()) if row.get("split") == split]
-        if not rows:
-            raise DataError(f"{path}: has no image in split '{split}'")
-        self.rows = [(str(r["filename"]), [s["raw"] for s in r["sentences"]]) for r in rows]
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Sample:
-        """An image and its captions."""
-        name, captions = self.rows[index]
-        image, valid = read_image_tensor(self.folder / name)
-        return Sample(image, {"captions": captions}, valid, {"path": str(self.folder / name)})
-
-
-class CountingQuestions:
-    """Questions after the number of objects, as conversations in JSON.
-
-    Args:
-        annotations: A list of ``{"images": [name], "conversations": [question, answer]}``; the
-            question has "the number of NAME."
-        images: Folder of the images.
-
-    Raises:
-        DataError: If the file can't be read, or a question isn't one.
-    """
-
-    def __init__(self, annotations: str | Path, images: str | Path) -> None:
-        path, self.folder = resolve_root(annotations), resolve_root(images)
-        self.rows = []
-        for number, row in enumerate(_read_json(path)):
-            try:
-                question, answer = (turn["content"] for turn in row["conversations"][:2])
-                name = question.split("the number of ")[1].split(".")[0].strip()
-                self.rows.append((row["images"][0], class_name(name), int(answer)))
-            except (KeyError, IndexError, ValueError, TypeError) as error:
-                raise DataError(f"{path}: entry {number} is no counting question") from error
-
-    def __len__(self) -> int:
-        """Number of questions."""
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Sample:
-        """An image, what is counted, and how many there are."""
-        file, name, count = self.rows[index]
-        image, valid = read_image_tensor(self.folder / file)
-        return Sample(image, {"name": name, "count": count}, valid, {"path": file})
-
-
-def class_name(words: str) -> str:
-    """What a class is asked as, of how a question calls it: DIOR's and DOTA's names."""
-    return _CALLED.get(
-        words, words.replace(" ", "-") if words in _HYPHENATED else words.replace(" ", "")
-    )
-
-
-_CALLED = {"railway station": "trainstation", "crane": "container-crane"}
-_HYPHENATED = {
-    "expressway service area", "expressway toll station", "soccer ball field", "swimming pool",
-    "container crane", "large vehicle", "small vehicle",
-}  # fmt: skip
-
-
 def _array(image: Tensor) -> np.ndarray[Any, Any]:
     return np.ascontiguousarray(image.as_subclass(Tensor).permute(1, 2, 0).numpy())
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: can't be read as JSON: {error}") from error

@@ -1,4 +1,4 @@
-"""Classes of RemoteSAM's evaluations, as data; imports no torch.
+"""Names of classes in RemoteSAM's evaluations, and how large they are; imports no torch.
 
 Source:
     Dossier section 4, class lists.
@@ -14,53 +14,24 @@ DIOR = (
 )  # fmt: skip
 """20 classes; category ids 1 to 20 in this order."""
 
-DOTA = (
-    "airplane", "ship", "storagetank", "baseballfield", "tenniscourt", "basketballcourt",
-    "groundtrackfield", "harbor", "bridge", "large-vehicle", "small-vehicle", "helicopter",
-    "roundabout", "soccer-ball-field", "swimming-pool", "container-crane", "airport", "helipad",
-)  # fmt: skip
-"""18 classes of DOTA-v2."""
-
-FROM_DOTA: Mapping[str, str] = {
+_ASKED_AS: Mapping[str, str] = {
     "plane": "airplane",
     "storage-tank": "storagetank",
+    "storagetanks": "storagetank",
     "baseball-diamond": "baseballfield",
+    "baseballdiamond": "baseballfield",
+    "golfcourse": "golffield",
     "tennis-court": "tenniscourt",
     "basketball-court": "basketballcourt",
     "ground-track-field": "groundtrackfield",
 }
-"""What DOTA's own names are asked as, where that differs."""
 
-ISAID = {
-    "ship": (0, 0, 63), "storagetank": (0, 63, 63), "baseballfield": (0, 63, 0),
-    "tenniscourt": (0, 63, 127), "basketballcourt": (0, 63, 191), "groundtrackfield": (0, 63, 255),
-    "bridge": (0, 127, 63), "large-vehicle": (0, 127, 127), "small-vehicle": (0, 0, 127),
-    "helicopter": (0, 0, 191), "swimming-pool": (0, 0, 255), "roundabout": (0, 191, 127),
-    "soccer-ball-field": (0, 127, 191), "airplane": (0, 127, 255), "harbor": (0, 100, 155),
-}  # fmt: skip
-"""15 classes with their colours, in the order in which masks are merged."""
 
-UCM = (
-    "agricultural", "airplane", "baseballfield", "beach", "buildings", "chaparral",
-    "denseresidential", "forest", "freeway", "golffield", "harbor", "intersection",
-    "mediumresidential", "mobilehomepark", "overpass", "parkinglot", "river", "runway",
-    "sparseresidential", "storagetank", "tenniscourt",
-)  # fmt: skip
+def asked_as(name: str) -> str:
+    """What a class of DOTA, iSAID, DIOR, UCM or AID is asked as, of how the set calls it."""
+    plain = name.lower().replace("_", "-")
+    return _ASKED_AS.get(plain, plain)
 
-AID = (
-    "airport", "bareland", "baseballfield", "beach", "bridge", "center", "church", "commercial",
-    "denseresidential", "desert", "farmland", "forest", "industrial", "meadow",
-    "mediumresidential", "mountain", "park", "parking", "playground", "pond", "port",
-    "railwaystation", "resort", "river", "school", "sparseresidential", "square", "stadium",
-    "storagetank", "viaduct",
-)  # fmt: skip
-
-FROM_FOLDERS: Mapping[str, str] = {
-    "baseballdiamond": "baseballfield",
-    "golfcourse": "golffield",
-    "storagetanks": "storagetank",
-}
-"""What folders of UCM and AID are asked as, where that differs."""
 
 UCM_CAPTIONS = (
     "road", "highway", "bank", "tenniscourt", "roof", "vehicle", "parking lot", "airplane",
@@ -90,3 +61,9 @@ DOTA_PRIORS: Mapping[str, float] = {
     "container-crane": 187, "airport": 1337, "helipad": 121,
 }  # fmt: skip
 """The like of DOTA."""
+
+PRIORS: Mapping[str, Mapping[str, float]] = {
+    "counting-dior": DIOR_PRIORS,
+    "counting-dota": DOTA_PRIORS,
+}
+"""Those of the sets that are counted on."""

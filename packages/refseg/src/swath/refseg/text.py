@@ -11,7 +11,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor
 
 from swath.core.checkpoint.fetch import locate
-from swath.core.errors import ConfigError
+from swath.core.errors import ConfigError, SwathError
+from swath.core.spec import Spec
 
 BERT = "hf://google-bert/bert-base-uncased/vocab.txt"
 """Where the published model's vocabulary is; ``$SWATH_BERT_VOCAB`` replaces it by a local copy."""
@@ -42,16 +43,30 @@ class WordPieces:
     vocabulary: Sequence[str] | str = BERT
     max_tokens: int = MAX_TOKENS
 
+    @staticmethod
+    def inlined(spec: Spec) -> Spec:
+        """The spec of one that brings its word pieces along; checkpoints are saved with it."""
+        made = spec.build()
+        return Spec(WordPieces, vocabulary=made.listed, max_tokens=made.max_tokens)
+
+    @cached_property
+    def listed(self) -> list[str]:
+        """The word pieces in index order.
+
+        Raises:
+            ConfigError: If they can't be had.
+        """
+        given = self.vocabulary
+        return _read_vocabulary(given) if isinstance(given, str) else list(given)
+
     @cached_property
     def words(self) -> dict[str, int]:
         """Index of each word piece.
 
         Raises:
-            ConfigError: If the vocabulary can't be read, or lacks one of the four marks.
+            ConfigError: If the vocabulary can't be had, or lacks one of the four marks.
         """
-        given = self.vocabulary
-        words = _read_vocabulary(given) if isinstance(given, str) else given
-        indices = {word: i for i, word in enumerate(words)}
+        indices = {word: i for i, word in enumerate(self.listed)}
         missing = [mark for mark in (PAD, UNKNOWN, START, END) if mark not in indices]
         if missing:
             raise ConfigError(
@@ -107,14 +122,14 @@ class WordPieces:
 
 
 def _read_vocabulary(place: str) -> list[str]:
-    if place == BERT:
-        place = os.environ.get("SWATH_BERT_VOCAB", BERT)
-    path = locate(place)
-    path = path / "vocab.txt" if path.is_dir() else path
+    wanted = os.environ.get("SWATH_BERT_VOCAB", BERT) if place == BERT else place
     try:
+        path = locate(wanted)
+        path = path / "vocab.txt" if path.is_dir() else path
         return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except (SwathError, OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"{path}: the vocabulary can't be read ({error}); give the vocab.txt of "
-            "bert-base-uncased, e.g. in SWATH_BERT_VOCAB"
+            f"{wanted}: the vocabulary can't be had ({error}); fetch vocab.txt of "
+            "google-bert/bert-base-uncased from the Hugging Face Hub and name the file or its "
+            "folder in SWATH_BERT_VOCAB (a file that swath convert wrote brings it along)"
         ) from error

@@ -8,7 +8,6 @@ vocabulary and of what is covered, after the idea of RSVocab-1K.
 """
 
 import colorsys
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -354,9 +353,3 @@ def run_lengths(mask: NDArray[np.bool_]) -> dict[str, Any]:
     bounds = np.concatenate([[0], np.flatnonzero(np.diff(flat)) + 1, [flat.size]])
     counts = np.diff(bounds).tolist()
     return {"size": list(mask.shape), "counts": [0, *counts] if flat[0] else counts}
-
-
-def read_report(folder: str | Path) -> dict[str, Any]:
-    """The report of a folder that `build` has made."""
-    content: dict[str, Any] = json.loads((Path(folder) / "report.json").read_text(encoding="utf-8"))
-    return content

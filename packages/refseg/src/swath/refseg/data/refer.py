@@ -1,17 +1,17 @@
-"""Data sets of sentences with masks or boxes: REFER's layout, RefSegRS, DIOR-RSVG.
+"""Data sets of sentences with masks or boxes: REFER's layout, lists of phrases, DIOR-RSVG.
 
 REFER's layout is that of RRSIS-D and of RemoteSAM-270K: ``refs(unc).p``, a pickle that is read with
 builtin containers and numbers only and nothing run, or ``refs.json``, what `convert_refs` makes of
-it; and ``instances.json``, masks in COCO's form. RISBench's files are read where they come in this
-layout. Dossier section 5.
+it; and ``instances.json``, masks in COCO's form. RefSegRS and RISBench are lists of phrases.
+Dossier section 5. The catalogue knows where the files lie (`swath.refseg.datasets`).
 """
 
 import json
 import warnings
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
@@ -23,11 +23,15 @@ from swath.core.checkpoint.safe import load_any
 from swath.core.data.detection import draw_segmentation
 from swath.core.data.readers import resolve_root
 from swath.core.data.segmentation import read_image_tensor
-from swath.core.errors import DataError, suggest
+from swath.core.data.spec import Item, Layout
+from swath.core.errors import DataError
 from swath.core.files import write_json
+from swath.core.palette import Colour, default_palette
 from swath.core.sample import Sample
+from swath.refseg.datasets import REFSEGRS
 
 PICKLE, JSON = "refs(unc).p", "refs.json"
+SPLITS = ("train", "val", "test")
 
 TOLERANCE = 0.05
 """By how much of a side a mask's size may differ from its image's; RRSIS-D has such."""
@@ -35,13 +39,13 @@ TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class Question:
-    """A sentence about an image.
+    """Something that is asked about an image.
 
     Attributes:
         id: Unique within the set.
         image: Path.
-        sentence: Text.
-        answer: What it means: an annotation of ``instances.json``, the path of a mask, or a box.
+        sentence: What is asked.
+        answer: What is right: an annotation of ``instances.json``, the path of a mask, a box, ...
     """
 
     id: str
@@ -50,36 +54,70 @@ class Question:
     answer: Any
 
 
-class ReferringSet:
-    """A map-style set of questions as samples: image, ``"sentence"``, and ``"mask"``."""
+class Questions:
+    """A map-style set of questions as samples.
 
-    def __init__(self, questions: Sequence[Question]) -> None:
-        if not questions:
-            raise DataError("the referring data set is empty; check its folder and split")
+    Args:
+        questions: At least one.
+        where: What an error names.
+
+    Attributes:
+        questions: All of them, in order.
+        ids: Their ids.
+        items: The image of each.
+        classes: Of the answers, in index order.
+        palette: A colour of each.
+
+    Raises:
+        DataError: If there are none.
+    """
+
+    classes: tuple[str, ...] = ()
+    palette: tuple[Colour, ...] = ()
+
+    def __init__(self, questions: Iterable[Question], where: Path) -> None:
         self.questions = list(questions)
-        self.ids = [question.id for question in questions]
+        if not self.questions:
+            raise DataError(f"{where}: has no question of this split; check the folder and split")
+        self.ids = [question.id for question in self.questions]
+        self.items = [Item(question.id, question.image, None) for question in self.questions]
 
     def __len__(self) -> int:
         """Number of questions."""
         return len(self.questions)
 
     def __getitem__(self, index: int) -> Sample:
-        """A question with its mask, uint8 ``(H, W)``, 0 or 1, at the image's size.
+        """A question's image, uint8 ``(3, H, W)``, with its answer as targets.
 
         Raises:
-            DataError: If the image or the mask can't be read, or they don't belong together.
+            DataError: If a file can't be read, or the two don't belong together.
         """
         question = self.questions[index]
         image, valid = read_image_tensor(question.image)
-        mask = self.mask(question, (image.shape[-2], image.shape[-1]))
-        if mask.shape != image.shape[-2:]:
-            mask = _fit(mask, (image.shape[-2], image.shape[-1]), question)
-        targets = {
-            "sentence": question.sentence,
-            "mask": tv_tensors.Mask(torch.from_numpy(np.ascontiguousarray(mask))),
-        }
-        meta = {"id": question.id, "path": str(question.image)}
-        return Sample(image, targets, valid, meta)
+        targets = self.targets(question, (image.shape[-2], image.shape[-1]))
+        return Sample(image, targets, valid, {"id": question.id, "path": str(question.image)})
+
+    def targets(self, question: Question, size: tuple[int, int]) -> dict[str, Any]:
+        """The targets of a question about an image of that height and width."""
+        raise NotImplementedError
+
+
+class ReferringSet(Questions):
+    """Sentences with masks.
+
+    Samples have ``"sentence"`` and ``"mask"``, uint8 ``(H, W)``, 1 where it means and 0 elsewhere.
+    """
+
+    classes = ("background", "object")
+    palette = default_palette(classes)
+
+    def targets(self, question: Question, size: tuple[int, int]) -> dict[str, Any]:
+        """See `Questions.targets`."""
+        mask = self.mask(question, size)
+        if mask.shape != size:
+            mask = _fit(mask, size, question)
+        mask = np.ascontiguousarray(mask)
+        return {"sentence": question.sentence, "mask": tv_tensors.Mask(torch.from_numpy(mask))}
 
     def mask(self, question: Question, size: tuple[int, int]) -> NDArray[np.uint8]:
         """The mask of a question at any size; ``size`` is that of its image."""
@@ -91,7 +129,8 @@ class ReferDataset(ReferringSet):
 
     Args:
         root: Folder with refs and ``instances.json``.
-        split: ``"train"`` or ``"val"``, or ``"test"``, which takes every split with "test" in it.
+        split: ``"train"`` or ``"val"``; ``"test"``, which takes every split with "test" in it; or
+            ``"all"``.
         images: Folder of the images; default ``JPEGImages`` in the root. ``.jpg`` and ``.png``
             stand for each other.
         sentences: ``"first"`` sentence of each ref, as it is trained on, or ``"all"``, as judged;
@@ -145,7 +184,7 @@ class ReferDataset(ReferringSet):
             if not questions:
                 raise DataError(f"{message}; check the folder")
             warnings.warn(f"{message}; these refs are left out", stacklevel=2)
-        super().__init__(questions)
+        super().__init__(questions, folder)
 
     def mask(self, question: Question, size: tuple[int, int]) -> NDArray[np.uint8]:
         """See `ReferringSet.mask`."""
@@ -162,33 +201,22 @@ class ReferDataset(ReferringSet):
         return np.asarray(shown).astype(np.uint8)
 
 
-class RefSegRS(ReferringSet):
-    """RefSegRS: ``images/ID.tif``, ``masks/ID.tif``, ``output_phrase_{split}.txt``.
+class PhraseList(ReferringSet):
+    """RefSegRS, RISBench and others that list phrases as ``NAME SENTENCE``, one a line.
 
     Args:
         root: Its folder.
-        split: ``"train"``, ``"val"`` or ``"test"``.
+        split: ``"train"``, ``"val"`` or ``"test"``, or ``"all"`` of them.
+        layout: Where images, masks and lists lie; NAME, with or without a suffix, is its ``id``.
 
     Raises:
-        DataError: If a list is missing or names what isn't there.
+        DataError: If a list is missing, or names what isn't there.
     """
 
-    def __init__(self, root: str | Path, split: str = "train") -> None:
+    def __init__(self, root: str | Path, split: str = "train", layout: Layout = REFSEGRS) -> None:
         folder = resolve_root(root)
-        path = folder / f"output_phrase_{split}.txt"
-        if not path.is_file():
-            raise DataError(f"{path}: no such list; RefSegRS has train, val and test")
-        questions = []
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
-            name, _, sentence = line.strip().partition(" ")
-            if not sentence:
-                continue
-            image, mask = (folder / part / f"{name}.tif" for part in ("images", "masks"))
-            for needed in (image, mask):
-                if not needed.is_file():
-                    raise DataError(f"{path}, line {number + 1}: {needed} isn't there")
-            questions.append(Question(f"{name}-{number}", image, sentence.strip(), mask))
-        super().__init__(questions)
+        splits = SPLITS if split == "all" else (split,)
+        super().__init__((q for s in splits for q in _phrases(folder, s, layout)), folder)
 
     def mask(self, question: Question, size: tuple[int, int]) -> NDArray[np.uint8]:
         """See `ReferringSet.mask`; true where the stored value is above 50."""
@@ -231,47 +259,61 @@ class SentenceList(ReferringSet):
             ]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{file}: can't be read as a list of sentences: {error!r}") from error
-        super().__init__(questions)
+        super().__init__(questions, file)
 
     def mask(self, question: Question, size: tuple[int, int]) -> NDArray[np.uint8]:
         """See `ReferringSet.mask`."""
         return draw_segmentation(question.answer, size, question.image)
 
 
-class DiorRsvg:
-    """DIOR-RSVG: sentences with boxes; samples have ``"sentence"`` and ``"box"`` x1, y1, x2, y2.
+class DiorRsvg(Questions):
+    """DIOR-RSVG: sentences with boxes.
+
+    Samples have ``"sentence"``; ``"box"``, x1, y1, x2, y2 in pixels; and the same as ``"boxes"``
+    and ``"labels"`` of a detection set.
 
     Args:
         root: Folder with ``Annotations``, ``JPEGImages`` and ``{split}.txt``, whose numbers count
             the objects of all annotation files, sorted by name.
-        split: ``"train"``, ``"val"`` or ``"test"``.
+        split: ``"train"``, ``"val"`` or ``"test"``, or ``"all"`` objects.
 
     Raises:
         DataError: If files are missing or can't be read.
     """
 
+    classes = ("object",)
+    palette = default_palette(1)
+
     def __init__(self, root: str | Path, split: str = "test") -> None:
         folder = resolve_root(root)
-        path = folder / f"{split}.txt"
-        if not path.is_file():
-            raise DataError(f"{path}: no such list; DIOR-RSVG has train, val and test")
-        chosen = {int(word) for word in path.read_text(encoding="utf-8").split()}
-        rows = _rsvg_objects(folder)
-        self.questions = [question for i, question in enumerate(rows) if i in chosen]
-        if not self.questions:
-            raise DataError(f"{path}: names none of the objects under {folder / 'Annotations'}")
+        rows = list(_rsvg_objects(folder))
+        if split != "all":
+            numbers = {int(word) for word in _list(folder / f"{split}.txt").split()}
+            rows = [question for i, question in enumerate(rows) if i in numbers]
+        super().__init__(rows, folder)
 
-    def __len__(self) -> int:
-        """Number of sentences."""
-        return len(self.questions)
+    def targets(self, question: Question, size: tuple[int, int]) -> dict[str, Any]:
+        """See `Questions.targets`."""
+        boxes = tv_tensors.BoundingBoxes([question.answer], format="XYXY", canvas_size=size)
+        labels = torch.zeros(1, dtype=torch.int64)
+        answer = {"box": question.answer, "boxes": boxes, "labels": labels}
+        return {"sentence": question.sentence, **answer}
 
-    def __getitem__(self, index: int) -> Sample:
-        """An image, a sentence and its box."""
-        question = self.questions[index]
-        targets = {"sentence": question.sentence, "box": question.answer}
-        meta = {"id": question.id, "path": str(question.image)}
-        image, valid = read_image_tensor(question.image)
-        return Sample(image, targets, valid, meta)
+
+def read_refer(place: Path, layout: Layout, split: str) -> ReferDataset:
+    """A split in REFER's layout, every sentence of each ref; see `Layout.reader`."""
+    refs, images = (place / PurePosixPath(str(t)).parent for t in (layout.labels, layout.images))
+    return ReferDataset(refs, split, images, sentences="all")
+
+
+def read_phrases(place: Path, layout: Layout, split: str) -> PhraseList:
+    """A split of a list of phrases; see `Layout.reader`."""
+    return PhraseList(place, split, layout)
+
+
+def read_rsvg(place: Path, layout: Layout, split: str) -> DiorRsvg:
+    """A split of DIOR-RSVG; see `Layout.reader`."""
+    return DiorRsvg(place, split)
 
 
 def read_refs(folder: Path) -> list[dict[str, Any]]:
@@ -313,7 +355,7 @@ def convert_refs(folder: str | Path) -> Path:
 
 def in_split(stored: str, wanted: str) -> bool:
     """Whether a ref is in a split: exactly, or for ``"test"`` any whose name has it."""
-    return "test" in stored if wanted == "test" else stored == wanted
+    return wanted == "all" or ("test" in stored if wanted == "test" else stored == wanted)
 
 
 def _plain(value: Any) -> Any:
@@ -339,6 +381,26 @@ def _image(present: Mapping[str, Path], name: str) -> Path | None:
         if candidate in present:
             return present[candidate]
     return None
+
+
+def _phrases(folder: Path, split: str, layout: Layout) -> Iterator[Question]:
+    path = folder / str(layout.lists).format(split=split)
+    for number, line in enumerate(_list(path).splitlines(), start=1):
+        name, _, sentence = line.strip().partition(" ")
+        if not sentence:
+            continue
+        item = layout.item(folder, {"id": name.removesuffix(PurePosixPath(layout.images).suffix)})
+        for needed in (item.image, item.label):
+            if needed is None or not needed.is_file():
+                raise DataError(f"{path}, line {number}: {needed} isn't there")
+        yield Question(f"{item.id}-{split}-{number}", item.image, sentence.strip(), item.label)
+
+
+def _list(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: no such list; the splits are {', '.join(SPLITS)}") from error
 
 
 def _drawn(part: Mapping[str, Any], where: str) -> NDArray[np.uint8]:
@@ -378,27 +440,3 @@ def _rsvg_objects(folder: Path) -> Iterator[Question]:
 
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
-
-REFERRING_SETS = {"remotesam-270k", "rrsis-d", "refsegrs", "risbench"}
-"""Sets that `referring_set` reads by name."""
-
-
-def referring_set(
-    name: str, root: str | Path, split: str = "train", **options: Any
-) -> ReferringSet:
-    """A referring set by name, each in its own layout.
-
-    Args:
-        name: One of `REFERRING_SETS`.
-        root: Its folder.
-        split: See the sets.
-        **options: Of `ReferDataset`, for those in REFER's layout.
-
-    Raises:
-        DataError: If nobody knows the name; see the sets too.
-    """
-    if name not in REFERRING_SETS:
-        raise DataError(f"unknown referring set '{name}'{suggest(name, sorted(REFERRING_SETS))}")
-    if name == "refsegrs":
-        return RefSegRS(root, split)
-    return ReferDataset(root, split, **options)

@@ -1,0 +1,273 @@
+"""Tiny copies that follow the official scripts' paths, read, checked and looked at by name."""
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from swath.core.cli import main
+from swath.core.data.catalogue import catalogue, load_dataset
+from swath.core.data.check import check_known
+from swath.core.data.preview import contact_sheet
+from swath.refseg.datasets import DATASETS
+from swath.refseg.predictor import RemoteSAMPredictor
+
+SIDE = 12
+SPLITS = ("train", "val", "test")
+
+
+def picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(list(path.name.encode())).integers(0, 255, (SIDE, SIDE, 3))
+    Image.fromarray(pixels.astype(np.uint8)).save(path)
+
+
+def refer(images: str, refs: str) -> Callable[[Path], None]:
+    def make(root: Path) -> None:
+        entries, annotations = [], []
+        for number, split in enumerate(SPLITS, start=1):
+            name = f"{number:05d}.jpg"
+            picture(root / images / name)
+            sentences = [{"sent": "the ship", "raw": "The ship"}, {"sent": "it", "raw": "It"}]
+            entries.append(
+                {"split": split, "ann_id": number, "file_name": name, "sentences": sentences}
+            )
+            runs = {"size": [SIDE, SIDE], "counts": [0, SIDE, SIDE * (SIDE - 1)]}
+            annotations.append({"id": number, "segmentation": [runs]})
+        (root / refs).mkdir(parents=True, exist_ok=True)
+        (root / refs / "refs(unc).p").write_bytes(pickle.dumps(entries))
+        (root / refs / "instances.json").write_text(json.dumps({"annotations": annotations}))
+
+    return make
+
+
+def phrases(images: str, masks: str, ending: str, suffix: str) -> Callable[[Path], None]:
+    def make(root: Path) -> None:
+        for number, split in enumerate(SPLITS):
+            picture(root / images / f"{number}.{ending}")
+            (root / masks).mkdir(exist_ok=True)
+            mask = np.zeros((SIDE, SIDE), np.uint8)
+            mask[:, 0] = 255
+            Image.fromarray(mask).save(root / masks / f"{number}.{ending}")
+            line = f"{number}{suffix} a road along the river\n"
+            (root / f"output_phrase_{split}.txt").write_text(line)
+
+    return make
+
+
+def rsvg(root: Path) -> None:
+    for number, split in enumerate(SPLITS):
+        picture(root / f"DIOR_RSVG/JPEGImages/{number:05d}.jpg")
+        corners = "<xmin>1</xmin><ymin>2</ymin><xmax>9</xmax><ymax>8</ymax>"
+        xml = (
+            f"<annotation><filename>{number:05d}.jpg</filename><object><bndbox>{corners}</bndbox>"
+            "<description>a dam</description></object></annotation>"
+        )
+        path = root / f"DIOR_RSVG/Annotations/{number:05d}.xml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(xml)
+        (root / f"DIOR_RSVG/{split}.txt").write_text(f"{number}\n")
+
+
+def coco(root: Path) -> None:
+    picture(root / "JPEGImages/00001.jpg")
+    names = next(s for s in DATASETS if s.name == "dior-coco").protocol().classes
+    content = {
+        "images": [{"id": 1, "file_name": "00001.jpg"}],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(names, start=1)],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 14, "bbox": [1, 2, 5, 6]}],
+    }
+    (root / "Annotations").mkdir()
+    (root / "Annotations/DIOR_test.json").write_text(json.dumps(content))
+
+
+def captions(root: Path) -> None:
+    rows = []
+    for number, split in enumerate(SPLITS):
+        picture(root / f"UCM_captions/Images/{number}.tif")
+        said = [{"raw": "There is a ship ."}]
+        rows.append({"filename": f"{number}.tif", "split": split, "sentences": said})
+    (root / "UCM_captions/dataset.json").write_text(json.dumps({"images": rows}))
+
+
+def counting(folder: str) -> Callable[[Path], None]:
+    def make(root: Path) -> None:
+        picture(root / folder / "Images/00001.jpg")
+        turns = [{"content": "Count the number of storage tank."}, {"content": "3"}]
+        path = root / folder / "Annotation/test_IMG_CT.json"
+        path.parent.mkdir()
+        path.write_text(json.dumps([{"images": ["00001.jpg"], "conversations": turns}]))
+
+    return make
+
+
+def folders(path: str) -> Callable[[Path], None]:
+    return lambda root: picture(root / path)
+
+
+COPIES = {
+    "remotesam-270k": refer("RemoteSAM-270K/JPEGImages", "RemoteSAM-270K"),
+    "rrsis-d": refer("images/rrsisd/JPEGImages", "rrsisd"),
+    "refsegrs": phrases("images", "masks", "tif", ""),
+    "risbench": phrases("img_rgb", "mask", "png", ".png"),
+    "dior-rsvg": rsvg,
+    "dior-coco": coco,
+    "ucm-captions": captions,
+    "counting-dior": counting("Counting/test/DIOR"),
+    "counting-dota": counting("."),
+    "ucm": folders("UCMerced_LandUse/Images/golfcourse/golfcourse00.tif"),
+    "aid": folders("AID/StorageTanks/storagetanks_1.jpg"),
+}
+TARGETS = {
+    "referring": {"sentence", "mask"},
+    "grounding": {"sentence", "box", "boxes", "labels"},
+    "detection": {"boxes", "labels", "difficult", "instances"},
+    "captioning": {"captions"},
+    "counting": {"name", "count"},
+    "classification": {"label"},
+}
+
+
+@pytest.fixture(params=COPIES)
+def copy(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
+    COPIES[request.param](tmp_path)
+    return request.param, tmp_path
+
+
+def test_every_set_has_a_copy_here_and_is_in_the_catalogue() -> None:
+    assert {spec.name for spec in DATASETS} == set(COPIES)
+    assert set(COPIES) <= set(catalogue())
+
+
+def test_a_copy_is_read_checked_and_looked_at(copy: tuple[str, Path], tmp_path: Path) -> None:
+    name, root = copy
+    spec = catalogue()[name]
+    for split in [*spec.splits, "all"]:
+        data = load_dataset(name, root, split)
+        assert len(data) == len(data.ids) == len(data.items)
+        assert set(data[0].targets) == TARGETS[spec.task]
+        assert data[0].image.shape == (3, SIDE, SIDE)
+    report = check_known(name, root, progress=False)
+    assert report.faults == []
+    assert sum(report.images.values()) == len({item.image for item in data.items})
+    assert contact_sheet(data, tmp_path / "sheet.png", cell_px=40).stat().st_size > 0
+
+
+def test_lower_case_folders_of_aid_are_read_too(tmp_path: Path) -> None:
+    picture(tmp_path / "storagetanks/1.jpg")
+    data = load_dataset("aid", tmp_path)
+    assert data.classes[data[0].targets["label"]] == "storagetanks"
+
+
+def test_the_doctor_sees_masks_that_do_not_fit_and_images_in_two_splits(tmp_path: Path) -> None:
+    COPIES["refsegrs"](tmp_path)
+    Image.fromarray(np.zeros((SIDE, 2 * SIDE), np.uint8)).save(tmp_path / "masks/0.tif")
+    (tmp_path / "output_phrase_test.txt").write_text("1 the same again\n")
+    (tmp_path / "output_phrase_val.txt").unlink()
+    (tmp_path / "output_phrase_train.txt").write_text("0 a road\n1 a road\n")
+    report = check_known("refsegrs", tmp_path, progress=False)
+    found = {finding.kind: finding.message for finding in report.faults}
+    assert set(found) == {"missing", "label", "leak"}
+    assert "output_phrase_val.txt: no such list" in found["missing"]
+    assert "they don't belong together" in found["label"]
+    assert "the same picture is in train" in found["leak"]
+
+
+def test_the_doctor_names_absent_images(tmp_path: Path) -> None:
+    COPIES["rrsis-d"](tmp_path)
+    (tmp_path / "images/rrsisd/JPEGImages/00003.jpg").unlink()
+    messages = [f.message for f in check_known("rrsis-d", tmp_path, progress=False).faults]
+    assert any("00003.jpg" in message for message in messages)
+
+
+@pytest.fixture
+def swath(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
+    """Runs a command; its exit code, and what it wrote."""
+
+    def run(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["swath", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        code = caught.value.code
+        written = capsys.readouterr()
+        return (code if isinstance(code, int) else 0), written.out + written.err
+
+    return run
+
+
+def test_commands_take_them_by_name(
+    copy: tuple[str, Path], swath: Callable[..., tuple[int, str]]
+) -> None:
+    name, root = copy
+    code, text = swath("datasets", name)
+    assert (code, name in text) == (0, True)
+    code, text = swath("data", "check", name, root)
+    assert (code, "no faults" in text) == (0, True)
+
+
+JUDGED = {
+    "referring": ("rrsis-d", "oIoU"),
+    "grounding": ("dior-rsvg", "Pr@0.5"),
+    "detection": ("dior-coco", "mAP"),
+    "multi-label": ("dior-coco", "mAP"),
+    "multi-class": ("ucm", "accuracy"),
+    "captioning": ("ucm-captions", "CIDEr"),
+    "counting": ("counting-dior", "MAE"),
+}
+
+
+@pytest.mark.parametrize("evaluation", JUDGED)
+def test_evaluations_take_the_set_of_the_paper(
+    evaluation: str,
+    predictor: RemoteSAMPredictor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    swath: Callable[..., tuple[int, str]],
+) -> None:
+    name, figure = JUDGED[evaluation]
+    COPIES[name](tmp_path)
+    monkeypatch.setattr("swath.core.inference.predictor.load_model", lambda *a, **k: predictor)
+    out = tmp_path / "figures.json"
+    code, text = swath("refseg", "test", evaluation, "m", "--data", tmp_path, "--out", out)
+    assert code == 0, text
+    assert figure in json.loads(out.read_text())
+
+
+def test_a_submission_for_dota_is_written_of_its_unlabelled_patches(
+    predictor: RemoteSAMPredictor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    swath: Callable[..., tuple[int, str]],
+) -> None:
+    picture(tmp_path / "test-dev/images/P0001__1024__0___0.png")
+    monkeypatch.setattr("swath.core.inference.predictor.load_model", lambda *a, **k: predictor)
+    code, text = swath(
+        "refseg", "test", "dota", "m", "--data", tmp_path, "--protocol", "v2.0", "--out",
+        tmp_path / "submission",
+    )  # fmt: skip
+    assert code == 0, text
+    names = {path.name for path in (tmp_path / "submission").iterdir()}
+    assert len(names) == 18
+    assert "Task2_storagetank.txt" in names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["countin", "m", "--data", "."], "did you mean 'counting'"),
+        (["counting", "m", "--data", ".", "--name", "ucm"], "is a classification set"),
+        (["grounding", "m", "--data", "nowhere"], "isn't a folder"),
+    ],
+)
+def test_mistakes_are_one_line(
+    swath: Callable[..., tuple[int, str]], arguments: list[str], message: str
+) -> None:
+    code, text = swath("refseg", "test", *arguments)
+    assert code == 2
+    assert message in " ".join(text.split())
