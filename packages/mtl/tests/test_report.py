@@ -44,11 +44,9 @@ def test_heads_without_the_encoder_have_no_points(judged: tuple[Any, Any, Any]) 
     assert attention_points(judged[0], torch.randn(3, 64, 64), (0.5, 0.5), "cls") is None
 
 
-def test_the_encoder_is_asked_at_the_largest_object(judged: tuple[Any, Any, Any]) -> None:
-    _, _, data = judged
-    sample = data[data.starts["det/things"]]
-    x1, y1, x2, y2 = max(
-        sample.targets["boxes"].tolist(), key=lambda b: (b[2] - b[0]) * (b[3] - b[1])
-    )
-    assert _place(sample) == pytest.approx(((x1 + x2) / 128, (y1 + y2) / 128))
-    assert _place(data[0]) == (0.5, 0.5)
+def test_the_encoder_is_asked_at_the_largest_object() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [20, 10, 60, 30], [50, 50, 60, 60]])
+    image = torch.zeros(1, 3, 80, 100)
+    assert _place({"image": image, "boxes": [boxes]}) == pytest.approx((0.4, 0.25))
+    assert _place({"image": image, "boxes": [boxes[:0]]}) == (0.5, 0.5)
+    assert _place({"image": image}) == (0.5, 0.5)

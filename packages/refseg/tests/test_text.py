@@ -16,6 +16,7 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SWATH_OFFLINE", "1")
     monkeypatch.delenv("SWATH_BERT_VOCAB", raising=False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # else it asks which agents there are
     return tmp_path
 
 

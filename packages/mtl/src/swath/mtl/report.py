@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from swath.core.sample import Sample
+from swath.core.task import Batch
 from swath.core.viz import page
 from swath.core.viz.overlay import display_rgb
 from swath.core.viz.page import Section
@@ -31,11 +31,11 @@ def inside(title: str, model: RSCoTr, task: HeadTask, sample: Sample) -> Section
 
     The encoder is asked at the largest object, where the sample has boxes, else in the middle.
     """
-    device = next(model.parameters()).device
-    image = task.collate([sample])["image"][0].to(device)
+    batch = task.collate([sample])
+    image = batch["image"][0].to(next(model.parameters()).device)
     caption = "Stages: three main components as colours, then the strongest channels"
     charts = [page.chart(feature_figure(model, image), caption)]
-    points = attention_points(model, image, _place(sample), task.head)
+    points = attention_points(model, image, _place(batch), task.head)
     if points is not None:
         valid = None if sample.valid is None else sample.valid.numpy()
         picture = display_rgb(np.asarray(sample.image), valid)
@@ -44,10 +44,11 @@ def inside(title: str, model: RSCoTr, task: HeadTask, sample: Sample) -> Section
     return Section(title, "".join(charts))
 
 
-def _place(sample: Sample) -> tuple[float, float]:
-    boxes: NDArray[Any] = np.asarray(sample.targets.get("boxes", ()), dtype=float).reshape(-1, 4)
+def _place(batch: Batch) -> tuple[float, float]:
+    """Centre x, y of the largest of the boxes ``(N, 4)`` of a batch of one, in 0..1."""
+    boxes = batch.get("boxes", [()])[0]
     if not len(boxes):
         return 0.5, 0.5
-    height, width = sample.image.shape[-2:]
-    x1, y1, x2, y2 = max(boxes, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]))
-    return float((x1 + x2) / 2 / width), float((y1 + y2) / 2 / height)
+    height, width = batch["image"].shape[-2:]
+    x1, y1, x2, y2 = boxes[(boxes[:, 2:] - boxes[:, :2]).prod(1).argmax()].tolist()
+    return (x1 + x2) / 2 / width, (y1 + y2) / 2 / height
