@@ -10,6 +10,7 @@ from swath.ovseg.models.base import OpenVocabularySegmenter
 from swath.ovseg.models.catseg import CATSeg
 from swath.ovseg.models.gsnet import GSNet
 from swath.ovseg.models.rskt_seg import RSKTSeg
+from swath.ovseg.models.sed import SED
 
 torch.set_num_threads(1)
 
@@ -27,6 +28,13 @@ FUSED = AGGREGATOR | {
     "decoder_clip_guidance_proj_dims": [16, 8],
     "decoder_dino_guidance_proj_dims": [16, 8],
 }
+CONVNEXT: dict[str, Any] = {
+    "embed_dim": 32, "trunk": "convnext_atto", "text_width": 64, "text_heads": 1, "text_layers": 1,
+}  # fmt: skip
+GRADUAL: dict[str, Any] = {
+    "hidden_dim": 32, "decoder_dims": [32, 16, 16], "decoder_guidance_proj_dims": [16, 8, 8],
+    "nheads": 2, "kernel_size": 3, "prompt_channel": 1,
+}  # fmt: skip
 SPECS = {
     "catseg": Spec(
         CATSeg, aggregator=AGGREGATOR | {"decoder_guidance_proj_dims": [16, 8]}, **SHARED
@@ -41,8 +49,9 @@ SPECS = {
         remote_taps=[0, 1],
         **SHARED,
     ),
+    "sed": Spec(SED, clip=CONVNEXT, aggregator=GRADUAL),
 }
-"""CAT-Seg, GSNet and RSKT-Seg in small."""
+"""CAT-Seg, GSNet, RSKT-Seg and SED in small."""
 
 
 class Tiny:

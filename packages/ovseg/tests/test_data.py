@@ -7,14 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 from PIL import Image
 from torchvision import tv_tensors
+from typer.testing import CliRunner
 
 from swath.core.data.catalogue import catalogue
 from swath.core.data.segmentation import CatalogueSegmentation
 from swath.core.errors import DataError
 from swath.core.sample import Sample
 from swath.ovseg.augment import SSDColour, published_augment
+from swath.ovseg.cli import landdiscover
 from swath.ovseg.datasets import BENCHMARKS, DATASETS
 from swath.ovseg.split_zip import join_zip
 from swath.ovseg.task import OpenVocabularyTask
@@ -149,6 +152,15 @@ def test_parts_become_an_archive_that_opens(archive: Path, tmp_path: Path) -> No
         with zipfile.ZipFile(archive) as whole:
             for name in whole.namelist():
                 assert joined.read(name) == whole.read(name)
+
+
+def test_the_command_joins_them(archive: Path, tmp_path: Path) -> None:
+    *_, last = split(archive, [10_000])
+    app = typer.Typer()
+    app.command()(landdiscover)
+    done = CliRunner().invoke(app, [str(last), "--out", str(tmp_path / "joined.zip")])
+    assert done.exit_code == 0
+    assert zipfile.ZipFile(tmp_path / "joined.zip").testzip() is None
 
 
 def test_a_half_joined_archive_is_refused(archive: Path, tmp_path: Path) -> None:

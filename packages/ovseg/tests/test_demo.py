@@ -16,7 +16,7 @@ def test_the_demo_leaves_a_model_a_map_cost_maps_and_a_report(tmp_path: Path) ->
         assert (written.crs, written.transform) == (scene.crs, scene.transform)
     assert (files.costs / "cost_maps.png").exists()
     report = files.report.read_text()
-    for text in ("Words as classes", "Cost maps", "background", "swath ovseg costs"):
+    for text in ("Words as classes", "Cost maps", "background", "--save-cost-maps"):
         assert text in report
     with pytest.raises(ConfigError, match="--overwrite"):
         run(tmp_path / "demo", quick=True, device="cpu")

@@ -1,4 +1,4 @@
-"""One model on several data sets, and its cost maps, through the API and the command line."""
+"""One model on several data sets, and its cost maps, through the command line and the API."""
 
 import json
 import sys
@@ -17,9 +17,26 @@ from swath.core.models.unet import UNet
 from swath.core.segmentation import SegmentationTask
 from swath.core.spec import Spec
 from swath.ovseg.costs import cost_maps
-from swath.ovseg.evaluation import benchmark, data_sets, rows
-from swath.ovseg.protocols import PublishedProtocol
+from swath.ovseg.datasets import data_sets
 from swath.ovseg.task import OpenVocabularyTask
+
+CONFIG = """
+from swath.core.data.scenes import SceneDataset
+from swath.core.spec import Spec
+from swath.ovseg import OpenVocabularyTask, PublishedProtocol, open_vocabulary_adamw
+from swath.ovseg.configs.gsnet_scenes_tiny import model
+
+task = Spec(
+    OpenVocabularyTask,
+    classes=["tree"],
+    evaluation=Spec(PublishedProtocol, shortest_edge=64),
+)
+train = Spec(SceneDataset, size=64, count=2)
+optimizer = open_vocabulary_adamw()
+iterations = 1
+batch_size = 1
+num_workers = 0
+"""
 
 
 @pytest.fixture
@@ -53,44 +70,67 @@ def test_names_benchmarks_and_mistakes() -> None:
         data_sets(["flodnet"])
 
 
-def test_several_sets_in_one_table(tiny: Any, data: Path) -> None:
-    predictor = Predictor(tiny.build("catseg"), OpenVocabularyTask(["tree"]))
-    table = benchmark(predictor, ["vdd", "floodnet"], data, progress=False)
+@pytest.fixture
+def checkpoint(tiny: Any, tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.safetensors"
+    task = Spec(OpenVocabularyTask, classes=["tree"])
+    save_model(path, tiny.build("rskt_seg"), tiny.specs["rskt_seg"], task)
+    return path
+
+
+def test_several_sets_in_one_table(
+    checkpoint: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+) -> None:
+    config = tmp_path / "words.py"
+    config.write_text(CONFIG)
+    where = ["--data", "vdd", "floodnet", "--root", data, "--device", "cpu"]
+    assert run(monkeypatch, "test", config, checkpoint, *where, "--json") == 0
+    table = json.loads(capsys.readouterr().out)
     assert list(table) == ["ovrsis-vdd", "gsnet-floodnet", "mean"]
     assert set(table["gsnet-floodnet"]["per_class"]) >= {"road-flooded", "pool"}
     assert table["gsnet-floodnet"]["per_class"]["Background"]["IoU"] is None, "it is ignored"
     mean = (table["ovrsis-vdd"]["mIoU"] + table["gsnet-floodnet"]["mIoU"]) / 2
     assert table["mean"]["mIoU"] == pytest.approx(mean)
-    assert rows(table)[0][:2] == ("ovrsis-vdd", "2")
-    whole = benchmark(
-        predictor, ["vdd"], data, protocol=PublishedProtocol(False, 64), progress=False
-    )
-    assert whole["ovrsis-vdd"]["pACC"] != table["ovrsis-vdd"]["pACC"]
+    assert table["ovrsis-vdd"]["images"] == 2
+
+    own_scale = ["--set", "task.evaluation=None", "--data", "vdd", "--root", data]
+    assert run(monkeypatch, "test", config, checkpoint, *own_scale, "--device", "cpu") == 0
+    shown = capsys.readouterr().out
+    assert "ovrsis-vdd" in shown
+    assert "mACC" in shown
+    written = json.loads((tmp_path / "evaluation/data_sets/metrics.json").read_text())
+    assert written["data"]["ovrsis-vdd"]["pACC"] != table["ovrsis-vdd"]["pACC"]
+    assert run(monkeypatch, "test", config, checkpoint, "--data", "vdd") == 2
+    assert "--data needs --root" in capsys.readouterr().err
 
 
-def test_the_commands(
-    tiny: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+def test_cost_maps_beside_a_prediction(
+    checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = tiny.specs["rskt_seg"]
-    checkpoint = tmp_path / "tiny.safetensors"
-    save_model(checkpoint, tiny.build("rskt_seg"), spec, Spec(OpenVocabularyTask, classes=["tree"]))
-    arguments = ["--data", "vdd", "--root", data, "--json", "--device", "cpu"]
-    assert run(monkeypatch, "ovseg", "test", checkpoint, *arguments) == 0
-    assert set(json.loads(capsys.readouterr().out)) == {"ovrsis-vdd", "mean"}
-    assert run(monkeypatch, "ovseg", "test", checkpoint, *arguments, "--published", "no") == 2
-    assert "use slide or whole" in capsys.readouterr().err
-
-    image = data / "VDD/src/0.JPG"
-    out = tmp_path / "costs"
-    words = ["--classes", "roof, car", "--out", out, "--device", "cpu"]
-    assert run(monkeypatch, "ovseg", "costs", checkpoint, image, *words) == 0
-    saved = np.load(out / "cost_maps.npz")
+    image, out = data / "VDD/src/0.JPG", tmp_path / "map.tif"
+    options = ["--classes", "roof, car", "--out", out, "--device", "cpu", "--save-cost-maps"]
+    assert run(monkeypatch, "predict", checkpoint, image, *options) == 0
+    saved = np.load(tmp_path / "0_cost_maps/cost_maps.npz")
     assert saved["names"].tolist() == ["roof", "car"]
     streams = {"clip 0", "clip 90", "clip 180", "clip 270", "specialist", "aggregated"}
     assert set(saved) == {"names", *streams}
     assert saved["clip 90"].shape == (2, 4, 4)
     assert saved["aggregated"].shape == (2, 16, 16)
-    assert Image.open(out / "cost_maps.png").width > 500
+    assert Image.open(tmp_path / "0_cost_maps/cost_maps.png").width > 500
+
+
+def test_models_without_cost_maps_say_so(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    path, spec = tmp_path / "unet.safetensors", Spec(UNet, in_channels=3, num_classes=2, width=4)
+    save_model(path, spec.build(), spec, Spec(SegmentationTask, classes=["a", "b"]))
+    image = data / "VDD/src/0.JPG"
+    assert run(monkeypatch, "predict", path, image, "--save-cost-maps", "--device", "cpu") == 2
+    assert "has no cost maps; leave --save-cost-maps out" in capsys.readouterr().err
 
 
 def test_other_models_have_no_cost_maps() -> None:

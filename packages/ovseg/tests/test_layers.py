@@ -14,7 +14,6 @@ from swath.ovseg.layers import (
     decode,
     guided_qkv,
     in_groups,
-    region_mask,
 )
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
@@ -104,16 +103,6 @@ def test_padding_of_a_grid_changes_nothing_inside_its_windows() -> None:
     whole = layer.swin_block.block_1(x, guidance)
     part = layer.swin_block.block_1(x[:, :, :, :9], guidance[:, :, :9])
     torch.testing.assert_close(part[:, :, :, :8], whole[:, :, :, :8], **TOLERANCE)
-
-
-def test_shifted_windows_keep_what_wraps_around_apart() -> None:
-    mask = region_mask(8, 8, 4, 2)
-    assert mask.shape == (4, 16, 16)
-    assert not mask[0].any()
-    last = mask[3].view(4, 4, 4, 4)  # its quarters come from the four corners of the grid
-    assert last[0, 0, 1, 1] == 0
-    assert (last[0, 0, 2:, :] == -100).all()
-    assert (last[0, 0, :, 2:] == -100).all()
 
 
 def test_guidance_of_a_convolution_added_once_equals_concatenation() -> None:

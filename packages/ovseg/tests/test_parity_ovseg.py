@@ -18,10 +18,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from swath.core.backbones.swin import shifted_window_mask
 from swath.core.checkpoint.official import load_strict
 from swath.kernels import cost_volume
 from swath.ovseg.clip import CLIP, remap_clip_keys
-from swath.ovseg.layers import region_mask
 from swath.ovseg.losses import pixelwise_bce
 from swath.ovseg.metrics import SemSegMetrics
 from swath.ovseg.models import catseg, gsnet, rskt_seg
@@ -168,7 +168,7 @@ def load(case: Fixture, model: nn.Module, **options: Any) -> None:
     window = case.config["window_size"]
     for name, mask in state.items():
         if name.endswith("attn_mask"):
-            case.close(name, region_mask(height, width, window, window // 2), mask)
+            case.close(name, shifted_window_mask(height, width, window), mask)
     load_strict(model, remap(state, {}), **options)
 
 

@@ -56,7 +56,7 @@ def test_two_processes_do_what_one_does_with_both_images(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["catseg", "gsnet", "rskt_seg"])
+@pytest.mark.parametrize("name", ["catseg", "gsnet", "rskt_seg", "sed"])
 def test_the_image_path_compiles_without_a_break(tiny: Any, name: str) -> None:
     model = tiny.build(name)
     image, text = torch.randn(1, 3, 64, 64), torch.randn(3, 1, 32)

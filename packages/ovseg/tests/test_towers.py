@@ -67,6 +67,15 @@ def test_the_teacher_of_a_dino_file_is_loaded(tiny: Any, tmp_path: Path) -> None
         pretrained(tiny.build("catseg"), {"specialist": tmp_path / "rsib.pth"})
 
 
+def test_open_clips_convnext_loads_as_it_is(tiny: Any, tmp_path: Path) -> None:
+    source, model = tiny.build("sed", seed=1), tiny.build("sed")
+    torch.save(source.clip.state_dict(), tmp_path / "convnext.bin")
+    pretrained(model, {"clip": tmp_path / "convnext.bin"}, checkpointing=True)
+    state = model.clip.state_dict()
+    assert all(torch.equal(v, state[k]) for k, v in source.clip.state_dict().items())
+    assert model.clip.visual.trunk.stages[0].grad_checkpointing
+
+
 class Block(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -130,6 +130,30 @@ def test_windows_are_padded_shifted_and_kept_apart(
     torch.testing.assert_close(got, want)
 
 
+def test_a_mask_keeps_apart_what_wraps_around() -> None:
+    mask = shifted_window_mask(8, 8, 4)
+    assert mask.shape == (4, 16, 16)
+    assert not mask[0].any()
+    last = mask[3].view(4, 4, 4, 4)  # its quarters come from the four corners of the map
+    assert last[0, 0, 1, 1] == 0
+    assert (last[0, 0, 2:, :] == -100).all()
+    assert (last[0, 0, :, 2:] == -100).all()
+    assert not shifted_window_mask(8, 8, 4, shift=0).any()
+
+
+@pytest.mark.parametrize("shift", [0, 1, 2])
+def test_a_mask_keeps_padding_apart_if_asked(shift: int) -> None:
+    together = shifted_window_mask(5, 6, 4, shift=shift)
+    apart = shifted_window_mask(5, 6, 4, shift=shift, padding_apart=True)
+    there = torch.zeros(8, 8).masked_fill_(torch.arange(8) < 6, 1.0)
+    there[5:] = 0
+    cells = there.roll((-shift, -shift), (0, 1)).unflatten(1, (2, 4)).unflatten(0, (2, 4))
+    cells = cells.transpose(1, 2).reshape(4, 16).bool()
+    both = cells[:, :, None] & cells[:, None, :]
+    assert torch.equal(apart[both], together[both])
+    assert (apart[cells[:, :, None] != cells[:, None, :]] == -100).all()
+
+
 @pytest.mark.parametrize("shape", [(64, 64), (1, 1), (33, 100), (129, 80)])
 def test_any_image_size(shape: tuple[int, int]) -> None:
     model = tiny(window_size=3, in_channels=5).eval()

@@ -1,12 +1,15 @@
 import math
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from swath.core.engine import evaluate
-from swath.core.engine.evaluation import as_data, pick_device
-from swath.core.errors import DataError, SwathError
+from swath.core.engine.evaluation import as_data, evaluate_on, pick_device
+from swath.core.errors import ConfigError, DataError, SwathError
 from swath.core.models.unet import UNet
 from swath.core.segmentation import SegmentationTask
 
@@ -53,6 +56,23 @@ def test_progress_is_told_after_each_batch(model: UNet, squares: Any) -> None:
         tick=lambda done, total: ticks.append((done, total)),
     )
     assert ticks == [(5, 12), (10, 12), (12, 12)]
+
+
+def test_data_sets_by_name_need_the_classes_of_the_model(model: UNet, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for folder, shape, high in (("image", (16, 16, 3), 255), ("label", (16, 16), 2)):
+        (tmp_path / folder).mkdir()
+        values = rng.integers(0, high, shape).astype(np.uint8)
+        Image.fromarray(values).save(tmp_path / folder / "0.tif")
+    task = SegmentationTask(["background", "building"])
+    table = evaluate_on(model, task, ["whu-building"], tmp_path, progress=False)
+    assert list(table) == ["whu-building", "mean"]
+    assert table["whu-building"]["images"] == 1
+    assert table["mean"]["mIoU"] == table["whu-building"]["mIoU"]
+    with pytest.raises(ConfigError, match=r"whu-building has other classes .background, building"):
+        evaluate_on(model, TASK, ["whu-building"], tmp_path, progress=False)
+    with pytest.raises(DataError, match="no data set is called 'whu'"):
+        evaluate_on(model, TASK, ["whu"], tmp_path, progress=False)
 
 
 def test_figures_become_plain_data() -> None:

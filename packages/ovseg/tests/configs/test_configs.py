@@ -23,11 +23,13 @@ def test_published_recipes_have_the_published_numbers(name: str) -> None:
     optimizer = {"lr": 2e-4, "weight_decay": 1e-4, "clip_multiplier": 0.01}
     assert config.optimizer.kwargs == optimizer
     assert (config.iterations, config.clip_norm) == (30_000, 0.01)
-    assert config.batch_size == (4 if gsnet else 8)
+    sed = name.startswith("sed")
+    assert config.batch_size == (4 if gsnet or sed else 8)
     assert config.task["ignore_index"] == (0 if gsnet else 255)
-    assert config.task["evaluation"]["slide"] == gsnet
+    assert config.task["evaluation"].build().slide == gsnet
     assert config.augment is not None
-    assert config.augment.kwargs == {"size": 384, "ignore_index": config.task["ignore_index"]}
+    size = {"size": 768, "shortest_edge": [768]} if sed else {"size": 384}
+    assert config.augment.kwargs == size | {"ignore_index": config.task["ignore_index"]}
     config.task.build()
     assert TrainConfig.from_data(config.to_data()).hash == config.hash
 

@@ -166,6 +166,8 @@ def test_several_templates_become_one_vector_for_a_model_of_one(tiny: Any) -> No
     aggregator = tiny.specs["catseg"]["aggregator"] | {"prompt_channel": 5}
     five = tiny.build("catseg", aggregator=aggregator)
     assert five.encode_text(tokens).shape == (3, 5, 32)
+    with pytest.raises(ConfigError, match="this CATSeg was made for 5 templates, not for 4"):
+        five.encode_text(tokens[:, :4])
 
 
 def test_the_four_directions_are_the_turned_images(tiny: Any) -> None:
@@ -212,7 +214,8 @@ def test_checkpointing_changes_no_gradient(model: OpenVocabularySegmenter) -> No
 
     def gradients() -> list[Tensor]:
         model.zero_grad()
-        model(image, text).mean().backward()
+        outputs = model(image, text)
+        sum(x.mean() for x in (outputs if isinstance(outputs, list) else [outputs])).backward()
         return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
     model.train()
@@ -237,6 +240,11 @@ def test_what_doesnt_train_has_no_gradient(tiny: Any) -> None:
         ({"finetune": "all"}, "finetune='all' is unknown; use one of attention"),
         ({"dino_finetune": "half"}, "dino_finetune='half' is unknown"),
         ({"aggregator": {"fusion_type": "sum"}}, "fusion_type='sum' is unknown"),
+        ({"use_clip": False, "use_dino": False}, "both off; words need one"),
+        (
+            {"aggregator": {"fusion_type": "simple_concatenation"}, "use_dino": False},
+            "joins two streams; use both",
+        ),
     ],
 )
 def test_an_unknown_option_is_named(tiny: Any, options: dict[str, Any], message: str) -> None:

@@ -1,4 +1,4 @@
-"""Open-vocabulary segmentation of remote-sensing imagery: CAT-Seg, GSNet, RSKT-Seg.
+"""Open-vocabulary segmentation of remote-sensing imagery: CAT-Seg, SED, GSNet, RSKT-Seg.
 
 Importing this module is cheap: what needs torch is imported when it is first used.
 """
@@ -15,8 +15,8 @@ _LAZY = {
     "OpenVocabularyTask": "swath.ovseg.task",
     "PublishedProtocol": "swath.ovseg.protocols",
     "RSKTSeg": "swath.ovseg.models.rskt_seg",
+    "SED": "swath.ovseg.models.sed",
     "SemSegMetrics": "swath.ovseg.metrics",
-    "benchmark": "swath.ovseg.evaluation",
     "cost_maps": "swath.ovseg.costs",
     "join_zip": "swath.ovseg.split_zip",
     "open_vocabulary_adamw": "swath.ovseg.optimizers",

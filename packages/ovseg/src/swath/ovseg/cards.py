@@ -74,6 +74,23 @@ def _rskt_seg(
     )
 
 
+def _sed(size: str, title: str, params: int) -> ModelCard:
+    return _card(
+        f"sed-convnext{size}",
+        f"SED with CLIP {title}",
+        "sed",
+        params,
+        LANDDISCOVER[1:],
+        paper="SED, Xie et al. 2024",
+        paper_url="https://arxiv.org/abs/2311.15537",
+        official_repo="https://github.com/xb534/SED",
+        licence_code="Apache-2.0",
+        weights="linked in the official README; trained on COCO-Stuff",
+        builder_kwargs={"size": size},
+        task_kwargs={"ensemble": "imagenet"},
+    )
+
+
 _B, _L = "ViT-B/16", "ViT-L/14 at 336 px"
 
 CARDS = (
@@ -85,4 +102,6 @@ CARDS = (
     _rskt_seg("b", "isaid", 3, _B, 398_896_835, ISAID),
     _rskt_seg("l", "dlrsd", 5, _L, 680_782_275, DLRSD),
     _rskt_seg("l", "isaid", 2, _L, 678_290_499, ISAID),
+    _sed("b", "ConvNeXt-B at 320 px", 180_761_741),
+    _sed("l", "ConvNeXt-L at 320 px", 353_245_773),
 )

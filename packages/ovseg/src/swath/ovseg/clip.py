@@ -1,7 +1,8 @@
 """CLIP as a dense generalist: open_clip's towers, and the value-only path of its last block.
 
 Papers: CLIP, Radford et al. 2021, arXiv:2103.00020; dense features by values alone, Zhou et al.
-2022 (MaskCLIP), arXiv:2112.01071; as used by CAT-Seg, Cho et al. 2024, arXiv:2303.11797.
+2022 (MaskCLIP), arXiv:2112.01071; as used by CAT-Seg, Cho et al. 2024, arXiv:2303.11797; its
+ConvNeXt as used by SED, Xie et al. 2024, arXiv:2311.15537.
 Official code: https://github.com/cvlab-kaist/CAT-Seg, `cat_seg/third_party/model_vpt.py`, the same
 in GSNet and RSKT-Seg. Parameter names are those of its checkpoints: OpenAI's, with the packed
 projection of attention split in three, of which q and v are fine-tuned alone.
@@ -72,8 +73,35 @@ class Attention(nn.Module):
         return x
 
 
-class CLIP(open_clip.CLIP):  # type: ignore[misc]
-    """open_clip's CLIP with dense image features and a text tower that reads no padding.
+class LeanCLIP(open_clip.CLIP):  # type: ignore[misc]
+    """open_clip's CLIP with a text tower that reads no padding."""
+
+    def set_checkpointing(self, on: bool) -> None:
+        """Recompute the activations of the image tower in the backward pass, to save memory."""
+        raise NotImplementedError
+
+    def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
+        """Features ``(N, E)`` of token ids ``(N, L)``.
+
+        Because of the causal mask, nothing after a text's end (its largest id) can matter: ids may
+        be cut at the longest text, which `swath.ovseg.prompts.tokenize` does.
+
+        Args:
+            text: int64, zero-padded, L at most the context's length.
+            normalize: To unit length.
+        """
+        ends, length = text.argmax(-1), text.shape[1]
+        x = self.token_embedding(text) + self.positional_embedding[:length]
+        mask = self.attn_mask[:length, :length]
+        for block in self.transformer.resblocks:
+            x = block(x, attn_mask=mask)
+        x = x[torch.arange(len(x), device=x.device), ends]
+        x = self.ln_final(x) @ self.text_projection
+        return F.normalize(x, dim=-1) if normalize else x
+
+
+class CLIP(LeanCLIP):
+    """open_clip's CLIP with a ViT that gives dense features.
 
     Args:
         embed_dim: Channels E that image and text share.
@@ -125,6 +153,10 @@ class CLIP(open_clip.CLIP):  # type: ignore[misc]
         for tower in (self.visual, self):
             for block in tower.transformer.resblocks:
                 block.attn = Attention(block.attn.embed_dim, block.attn.num_heads)
+
+    def set_checkpointing(self, on: bool) -> None:
+        """See `LeanCLIP`."""
+        self.checkpointing = on
 
     def dense(
         self, image: Tensor, grid: tuple[int, int], taps: Sequence[int] = ()
@@ -191,24 +223,74 @@ class CLIP(open_clip.CLIP):  # type: ignore[misc]
                 tapped.append(x)
         return x, tapped
 
-    def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
-        """Features ``(N, E)`` of token ids ``(N, L)``.
 
-        Because of the causal mask, nothing after a text's end (its largest id) can matter: ids may
-        be cut at the longest text, which `swath.ovseg.prompts.tokenize` does.
+class ConvNeXtCLIP(LeanCLIP):
+    """open_clip's CLIP with a ConvNeXt, each cell of whose last map is projected like its mean.
+
+    Args:
+        embed_dim: Channels E that image and text share.
+        image_size: Side in px that it was pre-trained with; any multiple of 32 will do.
+        trunk: timm's name of the ConvNeXt.
+        proj: Its projection: ``"linear"`` or ``"mlp"``.
+        text_width: Channels of the text tower.
+        text_heads: Its heads.
+        text_layers: Its blocks.
+        context_length: Most tokens of a text.
+        vocab_size: Tokens there are.
+
+    Source:
+        SED, Xie et al. 2024, arXiv:2311.15537, section 3.2; open_clip's ``convnext_base_w_320``.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int = 640,
+        image_size: int = 320,
+        trunk: str = "convnext_base",
+        proj: str = "linear",
+        text_width: int = 640,
+        text_heads: int = 10,
+        text_layers: int = 12,
+        context_length: int = 77,
+        vocab_size: int = 49408,
+    ) -> None:
+        vision = {
+            "timm_model_name": trunk,
+            "timm_model_pretrained": False,
+            "timm_pool": "",
+            "timm_proj": proj,
+            "image_size": image_size,
+        }
+        text = {
+            "context_length": context_length,
+            "vocab_size": vocab_size,
+            "width": text_width,
+            "heads": text_heads,
+            "layers": text_layers,
+        }
+        super().__init__(embed_dim, vision, text)
+        self.embed_dim = embed_dim
+
+    def set_checkpointing(self, on: bool) -> None:
+        """See `LeanCLIP`."""
+        self.visual.trunk.set_grad_checkpointing(on)
+
+    def dense(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Features of every cell in the space of texts, and the maps of the four stages.
 
         Args:
-            text: int64, zero-padded, L at most the context's length.
-            normalize: To unit length.
+            image: float ``(B, 3, H, W)``, normalised; sides are multiples of 32.
+
+        Returns:
+            Features ``(B, E, H / 32, W / 32)``, not normalised, and maps of strides 4, 8, 16, 32.
         """
-        ends, length = text.argmax(-1), text.shape[1]
-        x = self.token_embedding(text) + self.positional_embedding[:length]
-        mask = self.attn_mask[:length, :length]
-        for block in self.transformer.resblocks:
-            x = block(x, attn_mask=mask)
-        x = x[torch.arange(len(x), device=x.device), ends]
-        x = self.ln_final(x) @ self.text_projection
-        return F.normalize(x, dim=-1) if normalize else x
+        trunk = self.visual.trunk
+        x, maps = trunk.stem(image), []
+        for stage in trunk.stages:
+            x = stage(x)
+            maps.append(x)
+        cells = trunk.head.norm(trunk.norm_pre(x)).permute(0, 2, 3, 1)
+        return self.visual.head(cells).permute(0, 3, 1, 2), maps
 
 
 def resized(image: Tensor, size: tuple[int, int]) -> Tensor:

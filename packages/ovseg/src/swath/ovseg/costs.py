@@ -20,7 +20,7 @@ from swath.core.inference.predictor import Predictor
 from swath.core.sample import Sample
 from swath.core.viz.overlay import display_rgb
 from swath.ovseg.clip import resized
-from swath.ovseg.models.base import CELL, MULTIPLE, OpenVocabularySegmenter
+from swath.ovseg.models.base import OpenVocabularySegmenter
 from swath.ovseg.task import OpenVocabularyTask
 
 if TYPE_CHECKING:
@@ -55,8 +55,7 @@ class CostMaps:
             pictures[name] = self.image
             for stream, values in self.maps.items():
                 low, high = float(values[row].min()), float(values[row].max())
-                title = f"{stream}, {low:.2f} to {high:.2f}" + "\u200b" * row  # titles are keys
-                pictures[title] = _heat(values[row])
+                pictures[f"{name}: {stream}\n{low:.2f} to {high:.2f}"] = _heat(values[row])
         return panels(pictures, columns=1 + len(self.maps), side=2.4)
 
     def save(self, folder: str | Path) -> list[Path]:
@@ -69,6 +68,19 @@ class CostMaps:
         with atomic_path(picture) as temporary:
             self.plot().savefig(temporary, format="png", dpi=110)
         return [arrays, picture]
+
+
+class OpenVocabularyPredictor(Predictor):
+    """A `Predictor` that also shows its cost maps, as ``swath predict --save-cost-maps`` does."""
+
+    def cost_maps(
+        self,
+        image: Any,
+        classes: Sequence[str] | None = None,
+        background: float | Sequence[str] | None = None,
+    ) -> CostMaps:
+        """See `swath.ovseg.costs.cost_maps`."""
+        return cost_maps(self, image, classes, background)
 
 
 def cost_maps(
@@ -102,14 +114,16 @@ def cost_maps(
     pixels = task.collate([sample])["image"].to(predictor.device)
     height, width = pixels.shape[-2:]
     scale = min(1.0, LARGEST / max(height, width))
-    size = [max(MULTIPLE, round(n * scale / MULTIPLE) * MULTIPLE) for n in (height, width)]
-    grid = (size[0] // CELL, size[1] // CELL)
+    stride = model.stride
+    size = [max(stride, round(n * scale / stride) * stride) for n in (height, width)]
+    grid = (size[0] // model.cell, size[1] // model.cell)
     model.eval()
     with torch.no_grad():
         text = task.text(model)
         pixels = resized(pixels, (size[0], size[1]))
         maps = model.cost_maps(pixels, text, grid)
-        maps["aggregated"] = model.score(pixels, text, grid).sigmoid()
+        scores: Any = model.score(pixels, text, grid)  # in evaluation, a tensor
+        maps["aggregated"] = scores.sigmoid()
     shown = display_rgb(array)
     return CostMaps(task.names, {k: v[0].float().cpu().numpy() for k, v in maps.items()}, shown)
 

@@ -4,7 +4,11 @@ Sources: `gs_net/data/datasets` of https://github.com/yecy749/GSNet, `RSKT_Seg/d
 https://github.com/LiBingyu01/RSKT-Seg. Masks are read as they are stored, indices from 0.
 """
 
+from collections.abc import Sequence
+
+from swath.core.data.catalogue import catalogue
 from swath.core.data.spec import RGB, DatasetSpec, Layout, Protocol
+from swath.core.errors import DataError, suggest
 from swath.ovseg import vocabularies
 
 _GSNET = "GSNet; prepared copies are linked in its official README"
@@ -114,7 +118,7 @@ LANDDISCOVER = _set(
     ignore_index=0,
     notes=(
         "Class 0, background, is in the list of prompts but no pixel is ever trained as it. The "
-        "archive comes in parts: swath ovseg join LD50KSplit.zip, then unpack what it writes."
+        "archive comes in parts: `swath data prepare landdiscover` joins them."
     ),
 )
 
@@ -218,3 +222,24 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "ovrsisbench": tuple(spec.name for spec in OVRSIS_BENCH),
 }
 """Data sets that are tested together, by name."""
+
+
+def data_sets(names: Sequence[str]) -> list[str]:
+    """Data sets by name, short name (``"floodnet"``) or benchmark (``"ovrsisbench"``), each once.
+
+    Raises:
+        DataError: If nobody knows a name.
+    """
+    known = {name: name for name in catalogue()}
+    for spec in DATASETS[::-1]:  # GSNet's come first, and keep their short names
+        known[spec.name.split("-", 1)[-1]] = spec.name
+    found: dict[str, None] = {}
+    for name in names:
+        if name in BENCHMARKS:
+            found |= dict.fromkeys(BENCHMARKS[name])
+        elif name in known:
+            found[known[name]] = None
+        else:
+            choices = [*BENCHMARKS, *known]
+            raise DataError(f"no data set is called '{name}'{suggest(name, choices)}")
+    return list(found)

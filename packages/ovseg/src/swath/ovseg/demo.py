@@ -157,7 +157,9 @@ def _next(files: DemoFiles) -> dict[str, str]:
         "map a scene of your own by your own words": (
             f'swath predict {best} scene.tif --classes "plane, aircraft; ship" --background 0.3'
         ),
-        "see its cost maps": f'swath ovseg costs {best} a.png --classes "ship, water" --out costs',
+        "see its cost maps": (
+            f'swath predict {best} a.png --classes "ship, water" --save-cost-maps'
+        ),
         "a published model": (
             'swath predict gsnet-vitb scene.tif --weights model_final.pth --classes "road, tree"'
         ),

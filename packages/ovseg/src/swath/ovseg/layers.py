@@ -19,12 +19,14 @@ from timm.layers import Mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from swath.core.backbones.swin import shifted_window_mask
 from swath.core.errors import ConfigError
 
 AttentionType = Literal["linear", "full"]
 
-CELLS_AT_ONCE = 64 * 24 * 24
-"""Cells (classes times grid cells) that are aggregated and decoded at once in evaluation."""
+CELLS_AT_ONCE = 16 * 24 * 24
+"""Cells (classes times grid cells) that are aggregated and decoded at once in evaluation: more
+drop out of a processor's caches."""
 
 
 class SwinAttention(nn.Module):
@@ -79,7 +81,9 @@ class SwinBlock(nn.Module):
         below, right = -height % window, -width % window
         mask = None
         if shift or below or right:
-            mask = region_mask(height, width, window, shift, qkv.device).to(qkv.dtype)
+            mask = shifted_window_mask(
+                height, width, window, qkv.device, shift=shift, padding_apart=True
+            ).to(qkv.dtype)
             mask = mask.repeat_interleave(self.heads, 0)[None]  # 4-d masks have a fused kernel
             qkv = F.pad(qkv, (0, 0, 0, right, 0, below)).roll((-shift, -shift), (1, 2))
         cells = qkv.unflatten(2, (-1, window)).unflatten(1, (-1, window))
@@ -90,36 +94,6 @@ class SwinBlock(nn.Module):
         x = x.unflatten(2, (window, window)).unflatten(1, (rows, columns, self.heads))
         merged: Tensor = x.permute(0, 1, 4, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4).flatten(1, 2)
         return merged if mask is None else merged.roll((shift, shift), (1, 2))[:, :height, :width]
-
-
-def region_mask(
-    height: int, width: int, window: int, shift: int, device: torch.device | None = None
-) -> Tensor:
-    """-100 between cells of a window that aren't neighbours in the grid, 0 elsewhere.
-
-    Args:
-        height: Rows of the grid.
-        width: Columns of the grid; both are padded below and on the right to whole windows.
-        window: Side of a window.
-        shift: By how much windows are shifted.
-        device: Where it is wanted.
-
-    Returns:
-        float32 ``(windows, window ** 2, window ** 2)``.
-    """
-
-    def regions(length: int) -> Tensor:
-        index = torch.arange(-(-length // window) * window, device=device)
-        last = len(index)
-        region = (index >= last - window).int() + (index >= last - shift).int()
-        padding = (index >= length).roll(-shift)
-        return (region if shift else torch.zeros_like(region)) + 3 * padding.int()
-
-    cells = 6 * regions(height)[:, None] + regions(width)
-    cells = cells.unflatten(1, (-1, window)).unflatten(0, (-1, window))
-    cells = cells.transpose(1, 2).reshape(-1, window * window)
-    mask: Tensor = -100.0 * (cells[:, None] != cells[:, :, None])
-    return mask
 
 
 class SpatialAggregation(nn.Module):
@@ -328,18 +302,26 @@ class GuidedUpsample(nn.Module):
         )
         self.conv = nn.Sequential(OrderedDict(double_conv=convolutions))
 
-    def forward(self, x: Tensor, guidance: Sequence[Tensor]) -> Tensor:
-        """Double a map ``(B * T, C, h, w)``, guided by ``(B, G_i, 2 h, 2 w)``.
+    def forward(self, x: Tensor, guidance: Sequence[Tensor], own: Tensor | None = None) -> Tensor:
+        """Double a map ``(B * T, C, h, w)``; the classes of an image follow each other.
 
-        The classes of an image follow each other. Returns ``(B * T, C', 2 h, 2 w)``.
+        Args:
+            x: The map.
+            guidance: Maps ``(B, G_i, 2 h, 2 w)`` that all classes share.
+            own: A map ``(B * T, G, 2 h, 2 w)`` that each class has for itself, behind those.
+
+        Returns:
+            ``(B * T, C', 2 h, 2 w)``.
         """
         x = self.up(x)
-        own = x.shape[1]
         convolutions: Any = self.conv[0]
-        weight = convolutions[0].weight
-        x = F.conv2d(x, weight[:, :own], padding=1)
+        begin, end = x.shape[1], x.shape[1] + sum(g.shape[1] for g in guidance)
+        before, between, behind = convolutions[0].weight.tensor_split((begin, end), dim=1)
+        if own is not None:
+            x, before = torch.cat([x, own], 1), torch.cat([before, behind], 1)
+        x = F.conv2d(x, before, padding=1)
         if guidance:
-            shared = F.conv2d(torch.cat(list(guidance), 1), weight[:, own:], padding=1)
+            shared = F.conv2d(torch.cat(list(guidance), 1), between, padding=1)
             x = (x.unflatten(0, (len(shared), -1)) + shared[:, None]).flatten(0, 1)
         x = convolutions[1:](x)
         return x
@@ -405,11 +387,22 @@ def upsampled(x: Tensor, size: tuple[int, int]) -> Tensor:
     return larger
 
 
-def in_groups(function: Callable[[Tensor], Tensor], x: Tensor, dim: int, size: int) -> Tensor:
-    """Apply a function to slices of at most ``size``; to all at once where gradients flow."""
+def in_groups(
+    function: Callable[..., Tensor], x: Tensor, dim: int, size: int, *others: Tensor
+) -> Tensor:
+    """Apply a function to slices of at most ``size``; to all at once where gradients flow.
+
+    Args:
+        function: Of a slice of ``x`` and the like slices of the others.
+        x: What is cut.
+        dim: Along which dimension.
+        size: Length of a slice.
+        *others: Cut alike.
+    """
     if x.shape[dim] <= size or torch.is_grad_enabled():
-        return function(x)
-    return torch.cat([function(part) for part in x.split(size, dim)], dim)
+        return function(x, *others)
+    slices = zip(*(tensor.split(size, dim) for tensor in (x, *others)), strict=True)
+    return torch.cat([function(*parts) for parts in slices], dim)
 
 
 def decode(

@@ -4,5 +4,6 @@ models = ("swath.ovseg.cards:CARDS",)
 datasets = ("swath.ovseg.datasets:DATASETS",)
 configs = ("swath.ovseg.configs",)
 commands = {"ovseg": "swath.ovseg.cli:app"}
-command_help = {"ovseg": "Benchmarks and cost maps of open-vocabulary models."}
+command_help = {"ovseg": "Open-vocabulary models in detectron2."}
+preparers = ("swath.ovseg.cli:landdiscover",)
 demos = {"ovseg": "swath.ovseg.demo:run"}

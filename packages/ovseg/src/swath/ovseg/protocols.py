@@ -20,17 +20,16 @@ Score = Callable[[Tensor, tuple[int, int]], Tensor]
 """Logits ``(B, T, 96, 96)`` of images ``(B, 3, H, W)`` on a grid."""
 
 GRID = (24, 24)
-PAD_TO = 32
 
 
 @dataclass(frozen=True)
 class PublishedProtocol:
     """One of the two published ways of evaluation.
 
-    Without windows the image, padded with zeros to a multiple of 32, is squeezed to the model's
-    square and the map is stretched over the image, padding included: it is shifted unless the sides
-    are multiples of 32. With windows the image is squeezed to ``canvas`` squared, scored in four
-    windows of ``window`` px and once as a whole, and the two results are averaged.
+    Without windows the image, padded with zeros to a multiple of ``pad_to``, is squeezed to the
+    model's square and the map is stretched over the image, padding included: it is shifted unless
+    the sides are such multiples. With windows the image is squeezed to ``canvas`` squared, scored
+    in four windows of ``window`` px and once as a whole, and the two results are averaged.
 
     Args:
         slide: CAT-Seg and GSNet slide, RSKT-Seg doesn't.
@@ -39,6 +38,7 @@ class PublishedProtocol:
         canvas: Side of the squeezed image, px.
         window: Side of a window, px.
         stride: Distance between windows, px.
+        pad_to: 32 px; SED doesn't pad, 1.
     """
 
     slide: bool = False
@@ -47,6 +47,7 @@ class PublishedProtocol:
     canvas: int = 640
     window: int = 384
     stride: int = 256
+    pad_to: int = 32
 
     def __call__(self, score: Score, image: Tensor) -> Tensor:
         """Probabilities ``(T, H, W)`` in [0, 1] of one image ``(3, H, W)``, normalised."""
@@ -67,7 +68,7 @@ class PublishedProtocol:
         if self.slide:
             return resized(self._slid(score, image), size)[0]
         height, width = image.shape[-2:]
-        padded = F.pad(image, (0, -width % PAD_TO, 0, -height % PAD_TO))
+        padded = F.pad(image, (0, -width % self.pad_to, 0, -height % self.pad_to))
         probabilities = score(padded, GRID).sigmoid()[..., :height, :width]  # officially so
         return resized(probabilities, size)[0]
 

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from swath.core.data.radiometry import Radiometry
+from swath.core.data.spec import Protocol
 from swath.core.errors import ConfigError
 from swath.core.palette import default_palette
 from swath.core.segmentation import SegmentationTask
 from swath.core.task import Batch
 from swath.ovseg.clip import CLIP_MEAN, CLIP_STD
+from swath.ovseg.datasets import data_sets
 from swath.ovseg.losses import pixelwise_bce
 from swath.ovseg.metrics import SemSegMetrics
 from swath.ovseg.prompts import templates, tokenize
@@ -56,10 +58,12 @@ class OpenVocabularyTask(SegmentationTask):
         names: What is looked for: classes, their alternatives, and names of the background.
         tile: Side of the tiles that scenes are cut into, px: what models are trained on.
         activation: How logits become probabilities.
+        predictor: What a model with this task is asked through.
     """
 
     tile = 384
     activation = "sigmoid"
+    predictor = "swath.ovseg.costs:OpenVocabularyPredictor"
 
     def __init__(
         self,
@@ -112,12 +116,29 @@ class OpenVocabularyTask(SegmentationTask):
         """
         if len(classes) == 1 and background is None:
             background = 0.5
+        return self._with(classes, background, self.ignore_index, None)
+
+    def with_protocol(self, protocol: Protocol) -> "OpenVocabularyTask":
+        """The same task for the classes, ignored label and colours of a data set."""
+        return self._with(protocol.classes, None, protocol.ignore_index, protocol.palette)
+
+    def data_sets(self, names: Sequence[str]) -> list[str]:
+        """See `swath.ovseg.datasets.data_sets`."""
+        return data_sets(names)
+
+    def _with(
+        self,
+        classes: Sequence[str],
+        background: float | Sequence[str] | None,
+        ignore_index: int,
+        palette: Sequence[Sequence[int]] | None,
+    ) -> "OpenVocabularyTask":
         return OpenVocabularyTask(
             classes,
             self.ensemble,
             background,
-            self.ignore_index,
-            None,
+            ignore_index,
+            palette,
             self.skip_ignored,
             self.protocol,
             self.radiometry,
@@ -125,18 +146,28 @@ class OpenVocabularyTask(SegmentationTask):
         )
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """``"bce"``: texts are encoded in the same pass, so that gradients reach their tower.
+        """``"bce"``, and of a model judged on the way too (SED) ``"bce_1"``, ``"bce_2"``, ...
+
+        Texts are encoded in the same pass, so that gradients reach their tower, unless that is
+        frozen.
 
         Raises:
             ConfigError: If classes have alternatives or there is a background class.
         """
         if self.starts != list(range(len(self.classes) + 1)):
             raise ConfigError("train with one name for each class, and without a background class")
-        logits = model(batch["image"], self.tokens.to(batch["image"].device)).float()
-        loss = pixelwise_bce(
-            logits, batch["mask"], self.ignore_index, skip_ignored=self.skip_ignored
-        )
-        return {"bce": loss}
+        inner: Any = getattr(model, "module", model)  # in a process group it is wrapped
+        learning = any(p.requires_grad for p in text_parameters(inner))
+        words = self.tokens.to(batch["image"].device) if learning else self.text(inner)
+        outputs = model(batch["image"], words)
+        first, *others = outputs if isinstance(outputs, list) else [outputs]
+        named = {"bce": first} | {f"bce_{i}": x for i, x in enumerate(others, start=1)}
+        return {
+            name: pixelwise_bce(
+                logits.float(), batch["mask"], self.ignore_index, skip_ignored=self.skip_ignored
+            )
+            for name, logits in named.items()
+        }
 
     def text(self, model: Any) -> Tensor:
         """Vectors of the vocabulary, computed once for a model and its weights as they are.
@@ -147,7 +178,7 @@ class OpenVocabularyTask(SegmentationTask):
         Returns:
             ``(T, P, E)``, T counting alternatives and names of the background.
         """
-        parameters = [p for n, p in model.clip.named_parameters() if not n.startswith("visual.")]
+        parameters = text_parameters(model)
         state = [(p.data_ptr(), p._version, p.device) for p in parameters]
         if self._cached is not None:
             owner, known, features = self._cached
@@ -185,6 +216,11 @@ class OpenVocabularyTask(SegmentationTask):
     def metrics(self) -> SemSegMetrics:  # type: ignore[override]
         """A fresh `SemSegMetrics` for these classes."""
         return SemSegMetrics(self.classes, self.ignore_index)
+
+
+def text_parameters(model: Any) -> list[nn.Parameter]:
+    """The parameters of CLIP, in an open-vocabulary model, that texts depend on."""
+    return [p for n, p in model.clip.named_parameters() if not n.startswith("visual.")]
 
 
 def _check_names(classes: Sequence[str], vocabulary: Sequence[Sequence[str]]) -> None:

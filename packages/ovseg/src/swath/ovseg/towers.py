@@ -11,7 +11,7 @@ from swath.core.checkpoint.fetch import locate
 from swath.core.checkpoint.official import load_strict
 from swath.core.checkpoint.safe import load_any, load_file
 from swath.core.errors import CheckpointError
-from swath.ovseg.clip import CLIP, clip_arguments, remap_clip_keys
+from swath.ovseg.clip import CLIP, ConvNeXtCLIP, clip_arguments, remap_clip_keys
 from swath.ovseg.dino import DINO, remap_dino_keys
 from swath.ovseg.models.base import OpenVocabularySegmenter
 from swath.ovseg.torchscript import is_torchscript, read_torchscript
@@ -51,13 +51,17 @@ def load_specialist(vit: DINO, path: str | Path) -> None:
 
 
 def pretrained(
-    model: OpenVocabularySegmenter, weights: Mapping[str, str | Path] | None = None
+    model: OpenVocabularySegmenter,
+    weights: Mapping[str, str | Path] | None = None,
+    *,
+    checkpointing: bool = False,
 ) -> OpenVocabularySegmenter:
-    """A model with the weights of its towers from their own files.
+    """A model as training begins: with the weights of its towers from their own files.
 
     Args:
-        model: CAT-Seg, GSNet or RSKT-Seg as built.
+        model: As built.
         weights: Files by tower: ``"clip"``, ``"remote_clip"``, ``"specialist"``.
+        checkpointing: Recompute the activations of CLIP's image tower in the backward pass.
 
     Returns:
         The model.
@@ -65,6 +69,7 @@ def pretrained(
     Raises:
         CheckpointError: If a file doesn't fit its tower, or the model has no such tower.
     """
+    model.set_checkpointing(checkpointing)
     for name, path in (weights or {}).items():
         tower: Any = getattr(model, name, None)
         if tower is None:
@@ -73,6 +78,8 @@ def pretrained(
             )
         if isinstance(tower, CLIP):
             load_clip(tower, path)
+        elif isinstance(tower, ConvNeXtCLIP):  # open_clip's layout is ours
+            load_strict(tower, load_file(locate(path)), where=str(path))
         else:
             load_specialist(tower.vit, path)
     return model

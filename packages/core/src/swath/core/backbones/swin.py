@@ -397,29 +397,49 @@ def relative_positions(window_size: int) -> Tensor:
 
 
 def shifted_window_mask(
-    height: int, width: int, window_size: int, device: torch.device | str | None = None
+    height: int,
+    width: int,
+    window_size: int,
+    device: torch.device | str | None = None,
+    *,
+    shift: int | None = None,
+    padding_apart: bool = False,
 ) -> Tensor:
     """What keeps apart, in shifted windows, tokens that are no neighbours in the map.
 
     Args:
         height: Rows of the map, before padding to whole windows.
         width: Columns.
-        window_size: Side M of a window; the shift is half of it.
+        window_size: Side M of a window.
         device: Where the mask is made.
+        shift: By how much windows are shifted; default: half of their side.
+        padding_apart: Whether padding is kept apart from the map; officially it is part of it.
 
     Returns:
-        ``(windows, M * M, M * M)``, 0 or `MASKED`.
+        float32 ``(windows, M * M, M * M)``, 0 or `MASKED`.
     """
-    rows, columns = (_regions(side, window_size, device) for side in (height, width))
-    regions = 3 * rows[:, None, :, None] + columns[None, :, None, :]  # (rows, columns, M, M)
+    shift = window_size // 2 if shift is None else shift
+    rows, columns = (
+        _regions(side, window_size, shift, padding_apart, device) for side in (height, width)
+    )
+    regions = 6 * rows[:, None, :, None] + columns[None, :, None, :]  # (rows, columns, M, M)
     regions = regions.flatten(0, 1).flatten(1)  # (windows, M * M)
     return MASKED * (regions[:, :, None] != regions[:, None, :])
 
 
-def _regions(side: int, window_size: int, device: torch.device | str | None) -> Tensor:
+def _regions(
+    side: int,
+    window_size: int,
+    shift: int,
+    padding_apart: bool,
+    device: torch.device | str | None,
+) -> Tensor:
     """Which part of the side the tokens of each shifted window come from: ``(windows, M)``."""
     padded = -(-side // window_size) * window_size
     position = torch.arange(padded, device=device)
     in_last_window = position >= padded - window_size
-    wrapped_around = position >= padded - window_size // 2
-    return (in_last_window.int() + wrapped_around.int()).view(-1, window_size)
+    wrapped_around = position >= padded - shift
+    region = in_last_window.int() + wrapped_around.int()
+    if padding_apart:
+        region = region + 3 * (position >= side).roll(-shift).int()
+    return region.view(-1, window_size)

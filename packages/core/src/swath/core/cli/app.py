@@ -72,7 +72,7 @@ class Verbs(TyperGroup):
 class ListsInARow(TyperCommand):
     """A verb some of whose options take all values that follow: ``--tasks cls det``."""
 
-    options = ("--tasks", "--val-tasks")
+    options = ("--tasks", "--val-tasks", "--data")
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse, with the values that follow such an option joined by commas."""

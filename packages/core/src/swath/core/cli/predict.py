@@ -100,6 +100,14 @@ def predict(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Also write a band of probability per class.")
     ] = False,
+    save_cost_maps: Annotated[
+        bool,
+        typer.Option(
+            "--save-cost-maps",
+            help="Of models that compare pixels with words: also write what each stream says of "
+            "each word, to IMAGE_cost_maps beside the result.",
+        ),
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace results that exist.")
     ] = False,
@@ -133,6 +141,8 @@ def predict(
     from swath.core.inference.predictor import load_model
 
     predictor = load_model(model, weights=weights, device=device, task=task)
+    if save_cost_maps and not hasattr(predictor, "cost_maps"):
+        raise ConfigError(f"{model} has no cost maps; leave --save-cost-maps out")
     targets = _targets(images, out, ENDINGS.get(predictor.task.kind, "_mask.tif"))
     for path in [*targets, *([vector] if vector else [])]:
         if path.exists() and not overwrite:
@@ -152,7 +162,7 @@ def predict(
     reports, failures = [], []
     for image, target in zip(images, targets, strict=True):
         try:
-            reports.append(_one(predictor, image, target, vector, options))
+            reports.append(_one(predictor, image, target, vector, save_cost_maps, options))
         except SwathError as error:
             if len(images) == 1:
                 raise
@@ -216,6 +226,7 @@ def _one(
     image: Path,
     target: Path,
     vector: Path | None,
+    save_cost_maps: bool,
     options: dict[str, Any],
 ) -> dict[str, Any]:
     from swath.core.geo.raster import open_raster
@@ -229,6 +240,9 @@ def _one(
     written = [target, *([probabilities] if probabilities else [])]
     if vector is not None:
         written.append(result.save(vector))
+    if save_cost_maps:
+        maps = predictor.cost_maps(image, options["classes"], options["background"])  # type: ignore[attr-defined]
+        written += maps.save(target.with_name(f"{image.stem}_cost_maps"))
     with open_raster(image) as raster:
         info = raster.info
     return {

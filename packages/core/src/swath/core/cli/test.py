@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,6 +11,10 @@ from rich.table import Table
 
 from swath.core.cli.app import ListsInARow, app
 from swath.core.cli.train import write_report
+from swath.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from swath.core.config import TrainConfig
 
 
 @app.command("test", cls=ListsInARow)
@@ -26,6 +30,15 @@ def judge(
         str | None,
         typer.Option(help="Which tasks, for models that do several: `--tasks cls seg`."),
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Data sets of `swath datasets` instead of the config's: `--data floodnet flair`."
+        ),
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="With --data: the folder with the sets' own folders.")
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Override, as key.path=value. Repeatable.")
     ] = None,
@@ -39,19 +52,26 @@ def judge(
 ) -> None:
     """Judge a checkpoint on a config's test set; write metrics.json and a report.
 
+    With `--data` it is judged on several data sets instead, with one table of the figures: models
+    that are asked in words by each set's own classes, others where the classes are theirs.
+
     Examples: `swath test scenes_tiny runs/scenes_tiny/best.safetensors`, `swath test runs/a runs/a
-    --split val --json`
+    --split val --json`, `swath test runs/words runs/words --data ovrsisbench --root data`
     """
     from swath.core.checkpoint.store import load_pair
     from swath.core.config import load_config
     from swath.core.engine.evaluation import as_data, evaluate
-    from swath.core.errors import ConfigError
     from swath.core.files import write_json
 
     loaded = load_config(config, overrides or ())
     if checkpoint.is_dir():
         best = checkpoint / "best.safetensors"
         checkpoint = best if best.exists() else checkpoint / "last.safetensors"
+    if data is not None:
+        if root is None:
+            raise ConfigError("--data needs --root, the folder with the data sets' folders")
+        _on_data_sets(loaded, checkpoint, data.split(","), root, split, out, device, as_json)
+        return
     chosen = split or ("test" if loaded.test is not None else "val")
     dataset_spec = {"train": loaded.train, "val": loaded.val, "test": loaded.test}.get(chosen)
     if dataset_spec is None:
@@ -96,6 +116,47 @@ def judge(
     typer.echo(f"metrics  {folder / 'metrics.json'}")
     if report is not None:
         typer.echo(f"report   {report}")
+
+
+def _on_data_sets(
+    config: "TrainConfig",
+    checkpoint: Path,
+    names: list[str],
+    root: Path,
+    split: str | None,
+    out: Path | None,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    from swath.core.checkpoint.store import load_pair
+    from swath.core.engine.evaluation import as_data, evaluate_on
+    from swath.core.files import write_json
+
+    model, _, _ = load_pair(checkpoint)
+    table = evaluate_on(
+        model,
+        config.task.build(),
+        names,
+        root,
+        split=split or "all",
+        batch_size=config.batch_size,
+        num_workers=config.num_workers,
+        device=device,
+        precision=config.precision,
+        progress=not as_json,
+    )
+    figures = as_data(table)
+    written = (out or checkpoint.parent / "evaluation" / "data_sets") / "metrics.json"
+    write_json(written, {"checkpoint": str(checkpoint), "data": figures})
+    if as_json:
+        typer.echo(json.dumps(figures))
+        return
+    columns = list(figures["mean"])
+    shown = Table("data set", "images", *columns, box=None, header_style="bold", pad_edge=False)
+    for name, row in figures.items():
+        shown.add_row(name, str(row.get("images", "")), *(f"{row[c]:.4f}" for c in columns))
+    Console(highlight=False).print(shown)
+    typer.echo(f"metrics  {written}")
 
 
 def _show(figures: Mapping[str, Any], title: str) -> None:

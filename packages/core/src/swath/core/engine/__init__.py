@@ -7,17 +7,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from swath.core.engine.evaluation import evaluate
+    from swath.core.engine.evaluation import evaluate, evaluate_on
     from swath.core.engine.training import RunSummary, smoke, train
 
 _LAZY = {
     "RunSummary": "swath.core.engine.training",
     "evaluate": "swath.core.engine.evaluation",
+    "evaluate_on": "swath.core.engine.evaluation",
     "smoke": "swath.core.engine.training",
     "train": "swath.core.engine.training",
 }
 
-__all__ = ["RunSummary", "evaluate", "smoke", "train"]
+__all__ = ["RunSummary", "evaluate", "evaluate_on", "smoke", "train"]
 
 
 def __getattr__(name: str) -> Any:

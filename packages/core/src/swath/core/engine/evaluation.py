@@ -3,15 +3,16 @@
 import functools
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from swath.core.engine.distributed import World, gather
-from swath.core.errors import DataError, SwathError
+from swath.core.errors import ConfigError, DataError, SwathError
 from swath.core.progress import Bar
 from swath.core.task import Metrics, Task, to_device
 
@@ -89,6 +90,69 @@ def evaluate(
         model.train(was_training)
     total: Metrics = functools.reduce(operator.add, gather(metrics, world))
     return total.compute()
+
+
+MEAN = "mean"
+"""Row of `evaluate_on` with the means over the data sets."""
+
+
+def evaluate_on(
+    model: nn.Module,
+    task: Any,
+    names: Sequence[str],
+    root: str | Path,
+    *,
+    split: str = "all",
+    **options: Any,
+) -> dict[str, dict[str, Any]]:
+    """Judge a model on several data sets of the catalogue, each by its own classes.
+
+    Args:
+        model: See `evaluate`.
+        task: One whose classes are words has ``with_protocol(protocol)``, which gives the same task
+            for another set's classes; any other must have the classes of every set. One that knows
+            sets by shorter names, or several by one, has ``data_sets(names)``.
+        names: Of the sets; see `swath.core.data.catalogue`.
+        root: Folder that holds the sets' own folders.
+        split: Of each set.
+        **options: Of `evaluate`.
+
+    Returns:
+        For each set what `evaluate` gives and ``"images"``; and a row `MEAN` of the figures that
+        all have.
+
+    Raises:
+        DataError: If a set is unknown, for another kind of task, or isn't there.
+        ConfigError: If a set has other classes than a task whose classes are fixed.
+    """
+    judged = []
+    for name in task.data_sets(names) if hasattr(task, "data_sets") else names:
+        data = _found(name, task.kind, Path(root), split)
+        if hasattr(task, "with_protocol"):
+            judged.append((name, data, task.with_protocol(data.protocol)))
+        elif tuple(data.classes) == tuple(task.classes):
+            judged.append((name, data, task))
+        else:
+            raise ConfigError(
+                f"{name} has other classes ({', '.join(data.classes)}) than the model "
+                f"({', '.join(task.classes)}), which knows no others; leave it out"
+            )
+    table = {
+        name: {**evaluate(model, adapted, data, **options), "images": len(data)}
+        for name, data, adapted in judged
+    }
+    rows = list(table.values())
+    shared = [k for k in rows[0] if all(isinstance(row.get(k), float) for row in rows)]
+    table[MEAN] = {k: sum(row[k] for row in rows) / len(rows) for k in shared}
+    return table
+
+
+def _found(name: str, kind: str, root: Path, split: str) -> Any:
+    """A data set, in its own folder under the root or there itself."""
+    from swath.core.data.catalogue import dataset_spec, load_dataset
+
+    folder = root / dataset_spec(name, task=kind).folder
+    return load_dataset(name, folder if folder.is_dir() else root, split)
 
 
 def _rounds(length: int, world: World, batch_size: int) -> int:

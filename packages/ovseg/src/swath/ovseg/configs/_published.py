@@ -1,7 +1,8 @@
 """What the published trainings share.
 
 ``$SWATH_DATA`` holds the data sets' folders, and ``weights`` with the files the towers begin with:
-``ViT-B-16.pt``, ``ViT-L-14-336px.pt`` (CLIP), ``RemoteCLIP-ViT-B-32.pt`` and ``RSIB.pth``.
+``ViT-B-16.pt``, ``ViT-L-14-336px.pt`` (CLIP), ``RemoteCLIP-ViT-B-32.pt``, ``RSIB.pth``, and for SED
+open_clip's ``convnext_base_w_320.bin`` (laion_aesthetic_s13b_b82k).
 """
 
 from collections.abc import Callable

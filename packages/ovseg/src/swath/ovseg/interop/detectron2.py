@@ -35,7 +35,7 @@ from swath.ovseg.augment import published_augment
 from swath.ovseg.clip import CLIP_MEAN, CLIP_SIZES, CLIP_STD
 from swath.ovseg.datasets import DATASETS
 from swath.ovseg.models import catseg, gsnet, rskt_seg
-from swath.ovseg.models.base import OpenVocabularySegmenter
+from swath.ovseg.models.base import ViTSegmenter
 from swath.ovseg.optimizers import OpenVocabularyAdamW
 from swath.ovseg.prompts import templates
 from swath.ovseg.protocols import PublishedProtocol
@@ -303,7 +303,7 @@ class Segmenter(nn.Module):
         self.register_load_state_dict_pre_hook(_read_official_keys)  # type: ignore[no-untyped-call]
         self.to(cfg.MODEL.DEVICE)
 
-    def build(self, head: CfgNode, ensemble: Sequence[str]) -> OpenVocabularySegmenter:
+    def build(self, head: CfgNode, ensemble: Sequence[str]) -> ViTSegmenter:
         """The model that ``MODEL.SEM_SEG_HEAD`` asks for, for so many templates."""
         raise NotImplementedError
 
@@ -383,7 +383,7 @@ class CATSeg(Segmenter):
 
     published = catseg
 
-    def build(self, head: CfgNode, ensemble: Sequence[str]) -> OpenVocabularySegmenter:
+    def build(self, head: CfgNode, ensemble: Sequence[str]) -> ViTSegmenter:
         """See `Segmenter.build`."""
         aggregator = {
             **_aggregator(head, ensemble),
@@ -398,7 +398,7 @@ class GSNet(Segmenter):
 
     published = gsnet
 
-    def build(self, head: CfgNode, ensemble: Sequence[str]) -> OpenVocabularySegmenter:
+    def build(self, head: CfgNode, ensemble: Sequence[str]) -> ViTSegmenter:
         """See `Segmenter.build`."""
         return gsnet.GSNet(
             aggregator=_two_streams(head, ensemble),
@@ -415,7 +415,7 @@ class RSKT_Seg(Segmenter):  # noqa: N801 - the name in the official files
 
     published = rskt_seg
 
-    def build(self, head: CfgNode, ensemble: Sequence[str]) -> OpenVocabularySegmenter:
+    def build(self, head: CfgNode, ensemble: Sequence[str]) -> ViTSegmenter:
         """See `Segmenter.build`."""
         return rskt_seg.RSKTSeg(
             aggregator={**_two_streams(head, ensemble), "use_efficient": head.USE_EFFICIENT},

@@ -1,1 +1,1 @@
-"""One model, one file: CAT-Seg, GSNet, RSKT-Seg."""
+"""One model, one file: CAT-Seg, SED, GSNet, RSKT-Seg."""

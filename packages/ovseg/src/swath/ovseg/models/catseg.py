@@ -22,7 +22,7 @@ from swath.ovseg.layers import (
     mean_over_prompts,
     text_projection,
 )
-from swath.ovseg.models.base import CLIP_KEYS, OpenVocabularySegmenter, remap, unmap
+from swath.ovseg.models.base import CLIP_KEYS, ViTSegmenter, remap, unmap
 
 V = TypeVar("V")
 
@@ -134,7 +134,7 @@ class Aggregator(nn.Module):
         return scattered
 
 
-class CATSeg(OpenVocabularySegmenter):
+class CATSeg(ViTSegmenter):
     """CAT-Seg.
 
     Args:

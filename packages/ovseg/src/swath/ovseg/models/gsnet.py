@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from swath.core.errors import ConfigError
 from swath.kernels import cost_volume
 from swath.ovseg.clip import CLIP_SIZES
 from swath.ovseg.dino import Specialist, set_dino_finetuning
@@ -29,7 +30,7 @@ from swath.ovseg.layers import (
 from swath.ovseg.models.base import (
     CLIP_KEYS,
     SPECIALIST_KEYS,
-    OpenVocabularySegmenter,
+    ViTSegmenter,
     remap,
     unmap,
 )
@@ -74,7 +75,7 @@ class RIPD(nn.Module):
         pad_len: See `ClassAggregation`; more classes than that are not padded.
 
     Raises:
-        ConfigError: If the fusion type is unknown.
+        ConfigError: If the fusion type is unknown, or a stream is missing that it needs.
 
     Source:
         GSNet, sections 3.3 and 3.4; dossier section 5.
@@ -108,6 +109,14 @@ class RIPD(nn.Module):
         check_choice("fusion_type", fusion_type, FUSION_TYPES)
         self.fusion_type, self.prompt_channel = fusion_type, prompt_channel
         both = use_clip_corr and use_dino_corr
+        if not (use_clip_corr or use_dino_corr):
+            raise ConfigError(
+                "use_clip and use_dino are both off; words need one to be compared with"
+            )
+        if fusion_type == "simple_concatenation" and not both:
+            raise ConfigError(
+                "fusion_type='simple_concatenation' joins two streams; use both, or 'query_guided'"
+            )
         if fusion_type == "simple_concatenation":
             self.simple_concatenation_corr_embed = nn.Conv2d(3 * feat_dim, hidden_dim, 7, padding=3)
         else:
@@ -197,25 +206,26 @@ class RIPD(nn.Module):
 
     def _embedded(self, clip: Tensor | None, dino: Tensor | None, text: Tensor) -> Tensor:
         """The fused, embedded cost volume ``(B, T, h, w, C)``."""
-        if clip is None or dino is None:
-            x = self.conv1(_images(dino if clip is None else clip, text))
+        streams = [x for x in (clip, dino) if x is not None]
+        if len(streams) == 1:
+            x = self.conv1(_images(streams[0], text))
         elif self.fusion_type == "query_guided":
-            x = fuse(self, _images(clip, text), _images(dino, text))
+            x = fuse(self, *(_images(features, text) for features in streams))
         elif self.fusion_type == "fusion_query":
-            x = self.conv1(_images(self.fusion_feats(torch.cat([clip, dino], 1)), text))
+            x = self.conv1(_images(self.fusion_feats(torch.cat(streams, 1)), text))
         else:
-            x = self._concatenated(clip, dino, text)
+            x = self._concatenated(streams, text)
         cells: Tensor = x.permute(0, 2, 3, 1).unflatten(0, (-1, text.shape[1]))
         return cells
 
-    def _concatenated(self, clip: Tensor, dino: Tensor, text: Tensor) -> Tensor:
-        """The convolution of both features and the text, each pixel's the same, concatenated.
+    def _concatenated(self, streams: Sequence[Tensor], text: Tensor) -> Tensor:
+        """The convolution of features and text, each pixel's the same, concatenated.
 
         It is linear: features are convolved once for all classes, and a text, which is constant
         but for the zeros around the map, is multiplied with the taps and these with a map of ones.
         """
         convolution = self.simple_concatenation_corr_embed
-        features = torch.cat([F.normalize(clip, dim=1), F.normalize(dino, dim=1)], 1)
+        features = torch.cat([F.normalize(x, dim=1) for x in streams], 1)
         own, sides = features.shape[1], features.shape[-2:]
         weight, padding = convolution.weight, convolution.padding
         image = F.conv2d(features, weight[:, :own], convolution.bias, padding=padding)
@@ -227,10 +237,8 @@ class RIPD(nn.Module):
         return (image[:, None] + constant).flatten(0, 1)
 
 
-def _images(features: Tensor | None, text: Tensor) -> Tensor:
+def _images(features: Tensor, text: Tensor) -> Tensor:
     """The cost volume ``(B * T, P, h, w)`` of upright features."""
-    if features is None:
-        raise ValueError("neither the generalist's nor the specialist's features are given")
     volume: Tensor = cost_volume([features], text, (0,), layout="images")
     return volume
 
@@ -251,7 +259,7 @@ def fuse(module: Any, clip: Tensor, dino: Tensor) -> Tensor:
     return fused
 
 
-class GSNet(OpenVocabularySegmenter):
+class GSNet(ViTSegmenter):
     """GSNet.
 
     Args:

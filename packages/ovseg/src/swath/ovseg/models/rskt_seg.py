@@ -35,7 +35,7 @@ from swath.ovseg.layers import (
 from swath.ovseg.models.base import (
     CLIP_KEYS,
     SPECIALIST_KEYS,
-    OpenVocabularySegmenter,
+    ViTSegmenter,
     remap,
     unmap,
 )
@@ -400,7 +400,7 @@ class RSKTDecoder(nn.Module):
         return embedded
 
 
-class RSKTSeg(OpenVocabularySegmenter):
+class RSKTSeg(ViTSegmenter):
     """RSKT-Seg.
 
     Args:
