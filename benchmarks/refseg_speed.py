@@ -167,7 +167,7 @@ def main() -> None:
     record(
         f"refseg_speed_{arguments.dtype}",
         rows,
-        bf16_arithmetic=torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+        bf16_arithmetic=torch.cpu._is_avx512_bf16_supported(),
         classes=arguments.classes,
         side=side,
         threads=1,
