@@ -7,12 +7,11 @@ from hypothesis import strategies as st
 from torchvision import tv_tensors
 
 from swath.core.data.loader import EpochSampler
-from swath.core.data.scenes import OBJECT_CLASSES
 from swath.core.errors import DataError
 from swath.core.sample import Sample
 from swath.core.structures import RotatedBoxes
 from swath.moe.augment import mdf_detection_augment
-from swath.moe.data import MultiDataset, SceneObjects
+from swath.moe.data import MultiDataset
 
 
 class Numbers:
@@ -92,19 +91,6 @@ def test_nothing_to_train_on_is_refused_by_name() -> None:
         mixed({"a": 2, "b": 0})
     with pytest.raises(DataError, match="at least one data set"):
         mixed({})
-
-
-def test_scenes_tell_of_the_chosen_objects_by_their_place_in_the_list() -> None:
-    everything = SceneObjects(size=128, count=8, seed=5, domain="urban")
-    some = SceneObjects(["vehicle", "building"], size=128, count=8, seed=5, domain="urban")
-    for whole, part in zip(everything, some, strict=True):
-        labels = whole.targets["labels"]
-        for number, name in enumerate(("vehicle", "building")):
-            mine = part.targets["boxes"].select(part.targets["labels"] == number)
-            assert torch.equal(mine, whole.targets["boxes"][labels == OBJECT_CLASSES.index(name)])
-        assert len(part.targets["boxes"]) == len(part.targets["labels"])
-    with pytest.raises(DataError, match=r"no 'vehicles'; did you mean 'vehicle'\?"):
-        SceneObjects(["vehicles"])
 
 
 def test_images_to_detect_in_are_brought_to_size_with_their_boxes() -> None:

@@ -49,10 +49,11 @@ find_unused_parameters = False
 """
 
 DETECTION = """
+from swath.core.data.scenes import SceneObjects
 from swath.core.detection.task import DetectionTask
 from swath.core.engine.pieces import adamw_cosine
 from swath.core.spec import Spec
-from swath.moe.data import MultiDataset, SceneObjects
+from swath.moe.data import MultiDataset
 from swath.moe.models.mdf_detector import MDFDetector
 from swath.moe.models.oriented_rcnn import ProposalSettings
 from swath.moe.models.vit_moe import ViTMoE

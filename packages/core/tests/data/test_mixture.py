@@ -2,7 +2,7 @@ import pytest
 import torch
 from torchvision import tv_tensors
 
-from swath.core.data.mixture import Mixture, Relabelled, Selected
+from swath.core.data.mixture import InMemory, Mixture, Relabelled, Selected
 from swath.core.errors import DataError
 from swath.core.sample import Sample
 
@@ -64,3 +64,19 @@ def test_selects_samples_by_id() -> None:
 def test_refuses_an_id_that_is_not_there() -> None:
     with pytest.raises(DataError, match="no sample 'a9'"):
         Selected(Fixed("a", ("x",), 4), ["a9"])
+
+
+def test_a_kept_set_reads_each_sample_once() -> None:
+    read: list[int] = []
+
+    class Slow(Fixed):
+        def __getitem__(self, index: int) -> Sample:
+            read.append(index)
+            return super().__getitem__(index)
+
+    kept = InMemory(Slow("a", ("x",), 3))
+    first = [kept[i] for i in (2, 0, 2)]
+    assert read == [2, 0]
+    assert first[0] is first[2]
+    assert len(kept) == 3
+    assert kept.ids == ["a0", "a1", "a2"]

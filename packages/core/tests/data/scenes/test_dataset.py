@@ -4,7 +4,13 @@ import pytest
 import torch
 from torchvision import tv_tensors
 
-from swath.core.data.scenes import CLASS_SETS, LABELS, OBJECT_CLASSES, SceneDataset
+from swath.core.data.scenes import (
+    CLASS_SETS,
+    LABELS,
+    OBJECT_CLASSES,
+    SceneDataset,
+    SceneObjects,
+)
 from swath.core.errors import DataError
 from swath.core.spec import Spec, from_data, to_data
 from swath.core.structures import RotatedBoxes
@@ -72,3 +78,16 @@ def test_is_described_by_a_spec() -> None:
 def test_refuses_unknown_names(arguments: dict[str, object]) -> None:
     with pytest.raises(DataError, match="did you mean"):
         SceneDataset(64, 2, **arguments)  # type: ignore[arg-type]
+
+
+def test_scenes_tell_of_the_chosen_objects_by_their_place_in_the_list() -> None:
+    everything = SceneObjects(size=128, count=8, seed=5, domain="urban")
+    some = SceneObjects(["vehicle", "building"], size=128, count=8, seed=5, domain="urban")
+    for whole, part in zip(everything, some, strict=True):
+        labels = whole.targets["labels"]
+        for number, name in enumerate(("vehicle", "building")):
+            mine = part.targets["boxes"].select(part.targets["labels"] == number)
+            assert torch.equal(mine, whole.targets["boxes"][labels == OBJECT_CLASSES.index(name)])
+        assert len(part.targets["boxes"]) == len(part.targets["labels"])
+    with pytest.raises(DataError, match=r"no 'vehicles'; did you mean 'vehicle'\?"):
+        SceneObjects(["vehicles"])

@@ -1,16 +1,13 @@
 """Several data sets as one, each sample knowing which it is from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from swath.core.data.loader import Samples
-from swath.core.data.scenes import OBJECT_CLASSES, SceneDataset
-from swath.core.errors import DataError, suggest
+from swath.core.errors import DataError
 from swath.core.sample import Sample
 
 
@@ -68,31 +65,3 @@ class MultiDataset:
             for number in range(len(self.parts))
         ]
         return np.stack(columns, axis=1).reshape(-1)
-
-
-class SceneObjects(SceneDataset):
-    """Rendered scenes with the boxes of some kinds of objects, as a detection set labels them.
-
-    Args:
-        classes: Names out of `OBJECT_CLASSES`; a label is the place in this list.
-        **scenes: See `SceneDataset`.
-
-    Raises:
-        DataError: If there are no such objects in scenes.
-    """
-
-    def __init__(self, classes: Sequence[str] = OBJECT_CLASSES, **scenes: Any) -> None:
-        super().__init__(labels=("boxes",), **scenes)
-        for name in classes:
-            if name not in OBJECT_CLASSES:
-                raise DataError(f"scenes have no '{name}'{suggest(name, list(OBJECT_CLASSES))}")
-        places = {OBJECT_CLASSES.index(name): i for i, name in enumerate(classes)}
-        self._places = torch.tensor([places.get(i, -1) for i in range(len(OBJECT_CLASSES))])
-
-    def __getitem__(self, index: int) -> Sample:
-        """One scene with ``"boxes"`` `RotatedBoxes` ``(N, 5)`` and ``"labels"`` ``(N,)``."""
-        sample = super().__getitem__(index)
-        labels = self._places[sample.targets["labels"]]
-        kept = labels >= 0
-        targets = {"boxes": sample.targets["boxes"].select(kept), "labels": labels[kept]}
-        return replace(sample, targets=targets)

@@ -1,4 +1,4 @@
-"""Several data sets trained on as one, each with the labels it has."""
+"""Data sets made of others: kept, selected, relabelled, several as one."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -7,8 +7,37 @@ from typing import Any
 import torch
 from torchvision import tv_tensors
 
+from swath.core.data.loader import Samples
 from swath.core.errors import DataError, suggest
 from swath.core.sample import Sample
+
+
+class InMemory:
+    """A set whose samples are kept once they have been read: for sets that are slow to read.
+
+    Each process that loads data keeps what it has read itself. What a set draws at random is drawn
+    once; augmentation belongs into a transform.
+
+    Args:
+        dataset: Map-style set of samples.
+
+    Attributes:
+        ids: The set's own, or numbers where it has none.
+    """
+
+    def __init__(self, dataset: Samples) -> None:
+        self.dataset = dataset
+        self.ids = [str(name) for name in getattr(dataset, "ids", range(len(dataset)))]
+        self._kept: dict[int, Sample] = {}
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample, read if it hasn't been."""
+        if index not in self._kept:
+            self._kept[index] = self.dataset[index]
+        return self._kept[index]
 
 
 class Selected:

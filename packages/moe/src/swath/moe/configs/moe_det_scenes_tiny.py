@@ -5,11 +5,12 @@ Source:  ours; the method of Lv et al. 2025 (S5)
 Expect:  not run to its end here
 """
 
+from swath.core.data.scenes import SceneObjects
 from swath.core.data.transforms import light_augment
 from swath.core.detection.task import DetectionTask
 from swath.core.engine.pieces import adamw_cosine
 from swath.core.spec import Spec
-from swath.moe.data import MultiDataset, SceneObjects
+from swath.moe.data import MultiDataset
 from swath.moe.detection_task import MultiDatasetDetectionTask
 from swath.moe.models.mdf_detector import MDFDetector
 from swath.moe.models.oriented_rcnn import ProposalSettings

@@ -7,11 +7,11 @@ Expect:  not run to its end here. AP50 0.48, AP75 0.02 on its validation scenes 
 """
 
 from swath.core.backbones.timm import TimmPyramid
+from swath.core.data.scenes import SceneObjects
 from swath.core.data.transforms import light_augment
 from swath.core.detection.task import DetectionTask
 from swath.core.engine.pieces import adamw_cosine
 from swath.core.spec import Spec
-from swath.moe.data import SceneObjects
 from swath.moe.models.oriented_rcnn import OrientedRCNN, ProposalSettings
 
 CLASSES = ["building", "court", "tank", "vehicle"]

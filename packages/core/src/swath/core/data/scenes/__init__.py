@@ -4,7 +4,7 @@
 GeoTIFF with its truth. Everything is a function of the seed; `VERSION` names the look.
 """
 
-from swath.core.data.scenes.dataset import LABELS, SceneDataset
+from swath.core.data.scenes.dataset import LABELS, SceneDataset, SceneObjects
 from swath.core.data.scenes.domains import (
     CLASS_SETS,
     CLASSES,
@@ -34,6 +34,7 @@ __all__ = [
     "Scene",
     "SceneDataset",
     "SceneObject",
+    "SceneObjects",
     "render",
     "render_large",
 ]

@@ -1,6 +1,7 @@
 """Scenes as a map-style data set of `Sample`s."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -119,6 +120,34 @@ class SceneDataset:
         image = torch.from_numpy(scene.planes)
         meta = {"id": self.ids[index], "gsd_m": scene.gsd_m, "domain": scene.domain}
         return Sample(tv_tensors.Image(image), targets, None, meta)
+
+
+class SceneObjects(SceneDataset):
+    """Rendered scenes with the boxes of some kinds of objects, as a detection set labels them.
+
+    Args:
+        classes: Names out of `OBJECT_CLASSES`; a label is the place in this list.
+        **scenes: See `SceneDataset`.
+
+    Raises:
+        DataError: If there are no such objects in scenes.
+    """
+
+    def __init__(self, classes: Sequence[str] = OBJECT_CLASSES, **scenes: Any) -> None:
+        super().__init__(labels=("boxes",), **scenes)
+        for name in classes:
+            if name not in OBJECT_CLASSES:
+                raise DataError(f"scenes have no '{name}'{suggest(name, list(OBJECT_CLASSES))}")
+        places = {OBJECT_CLASSES.index(name): i for i, name in enumerate(classes)}
+        self._places = torch.tensor([places.get(i, -1) for i in range(len(OBJECT_CLASSES))])
+
+    def __getitem__(self, index: int) -> Sample:
+        """One scene with ``"boxes"`` `RotatedBoxes` ``(N, 5)`` and ``"labels"`` ``(N,)``."""
+        sample = super().__getitem__(index)
+        labels = self._places[sample.targets["labels"]]
+        kept = labels >= 0
+        targets = {"boxes": sample.targets["boxes"].select(kept), "labels": labels[kept]}
+        return replace(sample, targets=targets)
 
 
 def _planes(scene: Scene) -> torch.Tensor:
