@@ -14,8 +14,9 @@ from swath.mtl.models.dino import DINOHead
 from swath.mtl.models.heads import SceneClassifier
 from swath.mtl.models.mask_decoder import MaskDecoder
 from swath.mtl.models.rscotr import RSCoTr
+from swath.mtl.multi_task import MultiTask
 from swath.mtl.optim import CoTrainingAdamW
-from swath.mtl.tasks import BoxTask, MaskTask, MultiTask, SceneClassificationTask
+from swath.mtl.tasks import BoxTask, MaskTask, SceneClassificationTask
 
 torch.set_num_threads(1)
 
@@ -113,3 +114,10 @@ def tiny() -> TrainConfig:
         clip_norm=0.1,
         find_unused_parameters=True,
     )
+
+
+@pytest.fixture
+def model(tiny: TrainConfig) -> RSCoTr:
+    torch.manual_seed(0)
+    built: RSCoTr = tiny.model.build()
+    return built.eval()

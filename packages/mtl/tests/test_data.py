@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 from swath.core.data.loader import Key
 from swath.core.errors import ConfigError, DataError
 from swath.core.sample import Sample
-from swath.mtl.data import Fold, Part, TaskMixture
+from swath.mtl.data import Fold, Part, TaskMixture, WithObjects
 from swath.mtl.strategies import Random, RoundRobin
 
 
@@ -115,3 +116,16 @@ def test_a_fold_holds_out_every_nth() -> None:
     assert sorted([*held.ids, *rest.ids], key=int) == [str(i) for i in range(11)]
     with pytest.raises(DataError, match="part 'val' is unknown"):
         Fold(Numbers(3), "val")
+
+
+def test_images_that_show_no_object_can_be_left_out() -> None:
+    class Boxed(Numbers):
+        def __getitem__(self, index: int) -> Sample:
+            sample = super().__getitem__(index)
+            return replace(sample, targets={"labels": torch.zeros(index % 3, dtype=torch.int64)})
+
+    shown = WithObjects(Boxed(7))
+    assert shown.ids == ["1", "2", "4", "5"]
+    assert [shown[i].meta["id"] for i in range(len(shown))] == shown.ids
+    with pytest.raises(DataError, match="no image of the set shows an object"):
+        WithObjects(Boxed(1))

@@ -39,6 +39,7 @@ from swath.mtl.models.heads import Head, MultiLevelSceneClassifier, SceneClassif
 from swath.mtl.models.layers import MSDeformAttention, resized
 from swath.mtl.models.mask_decoder import MaskDecoder
 from swath.mtl.models.rscotr import RSCoTr, official_keys, remap_official_keys, rscotr
+from swath.mtl.multi_task import weighted_score
 from swath.mtl.optim import CoTrainingAdamW
 from swath.mtl.puzzle import six_to_five, stitch
 from swath.mtl.strategies import (
@@ -52,7 +53,7 @@ from swath.mtl.strategies import (
     Strategy,
     WeightedRandom,
 )
-from swath.mtl.tasks import MaskMetrics, weighted_score
+from swath.mtl.tasks import MaskMetrics
 
 pytestmark = pytest.mark.parity
 

@@ -14,7 +14,7 @@ _LAZY = {
     "HeadTask": "swath.mtl.tasks",
     "MaskDecoder": "swath.mtl.models.mask_decoder",
     "MaskTask": "swath.mtl.tasks",
-    "MultiTask": "swath.mtl.tasks",
+    "MultiTask": "swath.mtl.multi_task",
     "Part": "swath.mtl.data",
     "RSCoTr": "swath.mtl.models.rscotr",
     "SceneClassificationTask": "swath.mtl.tasks",

@@ -7,7 +7,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 
-from swath.core.data.transforms import RandomScaledCrop
+from swath.core.data.transforms import Dihedral, RandomScaledCrop
 
 FILL = (124, 116, 104)
 """The mean of ImageNet, in 8 bits."""
@@ -35,6 +35,11 @@ def scene_augment(size: int = 224) -> v2.Compose:
 def scene_resize(size: int = 224) -> v2.Resize:
     """For scene classification, to judge: both sides to a size, bicubic, without a crop."""
     return v2.Resize([size, size], interpolation=InterpolationMode.BICUBIC)
+
+
+def turned(size: int) -> v2.Compose:
+    """For images from above of any task: `scene_resize`, then turned or mirrored, eight ways."""
+    return v2.Compose([scene_resize(size), Dihedral()])
 
 
 def box_augment(short: int = 800, long: int = 1333) -> v2.Compose:

@@ -1,4 +1,4 @@
-"""Gradients of several tasks joined into one step.
+"""Losses and gradients of several tasks joined into one step.
 
 A library for this exists (torchjd), but brings quadratic-programme solvers for what is here a few
 lines.
@@ -8,6 +8,30 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+
+from swath.core.errors import ConfigError
+from swath.mtl.data import head_of
+from swath.mtl.models.rscotr import RSCoTr
+
+
+def weighed_by_uncertainty(model: RSCoTr, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Each head's losses times exp(-s), and s itself, its learned logarithm of a variance.
+
+    Raises:
+        ConfigError: If the model has none to learn.
+
+    Source:
+        Kendall et al. 2018, "Multi-Task Learning Using Uncertainty to Weigh Losses", equation 10.
+    """
+    if model.log_variances is None:
+        raise ConfigError("task.balance='uncertainty' needs model.uncertainty=True")
+    weighed = {}
+    for name, loss in losses.items():
+        variance = model.log_variances[head_of(name)]
+        weighed[name] = loss * (-variance).exp() if loss.requires_grad else loss
+    for head in {head_of(name) for name in losses}:
+        weighed[f"{head}/log_variance"] = model.log_variances[head]
+    return weighed
 
 
 def without_conflicts(gradients: Sequence[Tensor], order: Sequence[Sequence[int]]) -> Tensor:

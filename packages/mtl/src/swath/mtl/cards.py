@@ -21,7 +21,7 @@ def _rscotr(name: str, title: str, params: int, weights: str, **options: Any) ->
         weights=weights,
         builder="swath.mtl.models.rscotr:rscotr",
         builder_kwargs={"classes": sets.num_classes(), **options},
-        task_builder="swath.mtl.tasks:MultiTask",
+        task_builder="swath.mtl.multi_task:MultiTask",
         task_kwargs={"parts": sets.task_datas()},
         converter="swath.mtl.models.rscotr:remap_official_keys",
     )

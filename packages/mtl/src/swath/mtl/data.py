@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
@@ -132,7 +132,7 @@ class TaskMixture:
             for name, p in self.parts.items()
         ]
         if self.together:
-            for number in range(2**62):
+            for number in count():
                 yield [
                     self._group(seed, part, *divmod(number, size.batches), shared)
                     for part, size in enumerate(sizes)
@@ -188,19 +188,20 @@ class WithObjects:
     """The images of a detection set that show an object, as the official training has them.
 
     Args:
-        dataset: A `swath.core.data.detection.DetectionItems`.
+        dataset: A `swath.core.data.detection.DetectionItems`, whose labels are read without the
+            images; or any set of samples with ``"labels"``, which are all read once.
 
     Raises:
         DataError: If no image does.
     """
 
-    def __init__(self, dataset: DetectionItems) -> None:
+    def __init__(self, dataset: Samples) -> None:
         self.dataset = dataset
-        self._indices = [i for i in range(len(dataset)) if dataset.objects(i).names]
+        self._indices = [i for i in range(len(dataset)) if _number_of_objects(dataset, i)]
         if not self._indices:
             raise DataError("no image of the set shows an object; check its labels")
-        self.ids = [dataset.ids[i] for i in self._indices]
-        self.classes, self.palette = dataset.classes, dataset.palette
+        names = getattr(dataset, "ids", range(len(dataset)))
+        self.ids = [str(names[i]) for i in self._indices]
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -208,6 +209,12 @@ class WithObjects:
     def __getitem__(self, index: int) -> Sample:
         """One image with its objects."""
         return self.dataset[self._indices[index]]
+
+
+def _number_of_objects(dataset: Samples, index: int) -> int:
+    if isinstance(dataset, DetectionItems):
+        return len(dataset.objects(index).names)
+    return len(dataset[index].targets["labels"])
 
 
 class Fold:

@@ -18,8 +18,9 @@ from swath.core.inference.predictor import Predictor, load_model
 from swath.core.viz import page
 from swath.core.viz.page import Section, number
 from swath.core.viz.report import training_report
+from swath.mtl.configs import _scenes
 from swath.mtl.data import TaskMixture
-from swath.mtl.tasks import MultiTask, SeveralResults
+from swath.mtl.multi_task import MultiTask, SeveralResults
 
 CONFIG = "rscotr_scenes_tiny"
 
@@ -80,19 +81,17 @@ def run(
     prepare_folder(files.folder, files.made(), overwrite)
     started = time.monotonic()
     config = load_config(CONFIG, [f"seed={seed}"])
-    test = config.test
-    assert test is not None  # the demo's own config has one
-    if quick:  # a few of each data set
-        for part in test["parts"].values():
-            part["dataset"]["count"] = 4
-        config = replace(smoke(config), val=test)
+    if quick:
+        few = _scenes.judged(seed=2, count=4)
+        config = replace(smoke(config), train=_scenes.training(1, count=16), val=few, test=few)
+    assert config.test is not None  # the demo's own config has one
     names = ", ".join(config.train["parts"])
     with step(console, "1/4", f"Train one model on {names} for {config.iterations} iterations"):
         predictor = load_model(trained(config, files.run, device), device=device)
         task = predictor.task
         assert isinstance(task, MultiTask)
     with step(console, "2/4", "Judge it on scenes it has not seen"):
-        unseen = test.build()
+        unseen = config.test.build()
         metrics = evaluate(
             predictor.model, task, unseen, batch_size=config.batch_size, device=device
         )

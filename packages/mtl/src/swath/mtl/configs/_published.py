@@ -13,8 +13,8 @@ from swath.mtl import sets
 from swath.mtl.augment import box_augment, box_resize, mask_augment, scene_augment, scene_resize
 from swath.mtl.data import Part, TaskMixture, WithObjects
 from swath.mtl.models.rscotr import rscotr
+from swath.mtl.multi_task import MultiTask
 from swath.mtl.strategies import RoundRobin
-from swath.mtl.tasks import MultiTask
 
 CLUTTER = 5
 """Label of Potsdam's clutter, by which the official training pads."""

@@ -1,19 +1,23 @@
 """A small RSCoTr on real imagery of three kinds at once: EuroSAT, NWPU VHR-10, roofs of Kampala.
 
-Run:     SWATH_DATA=<samples> swath train rscotr_samples_small
-Source:  ours; from scratch, a few hundred images each
-Expect:  a demonstration of the way, not of what such data can give
+Run:     SWATH_DATA=<samples> swath train rscotr_samples_small --set init_from=<weights of
+         rscotr_scenes_tiny>
+Source:  ours; a few hundred images each
+Expect:  see benchmarks/results/mtl_samples.json; shows the way, not what such data can give
 """
 
 from swath.core.data.catalogue import dataset_spec, load_dataset
 from swath.core.data.kampala import BUILDINGS, kampala_buildings
+from swath.core.data.mixture import InMemory
 from swath.core.data.random_window import window_augment
 from swath.core.data.transforms import Dihedral
 from swath.core.spec import Spec
 from swath.mtl.augment import box_augment, box_resize
 from swath.mtl.configs import _scenes
 from swath.mtl.data import Fold, Part, TaskMixture
-from swath.mtl.tasks import BoxTask, MaskTask, MultiTask, SceneClassificationTask
+from swath.mtl.multi_task import MultiTask
+from swath.mtl.strategies import RepeatedSequence
+from swath.mtl.tasks import BoxTask, MaskTask, SceneClassificationTask
 
 _EUROSAT = list(dataset_spec("eurosat").protocol().classes)
 _VHR10 = list(dataset_spec("nwpu-vhr10").protocol().classes)
@@ -37,7 +41,7 @@ task = Spec(
 )
 
 
-def _parts(part: str) -> dict[str, Spec]:
+def _data(part: str) -> Spec:
     eurosat = Spec(load_dataset, name="eurosat", root="$SWATH_DATA/classification/eurosat_rgb")
     vhr10 = Spec(load_dataset, name="nwpu-vhr10", root="$SWATH_DATA/detection/nwpu_vhr10")
     kampala = Spec(
@@ -48,31 +52,33 @@ def _parts(part: str) -> dict[str, Spec]:
         stitched=part == "train",
     )
     training = part == "train"
-    box_size = {"short": 256, "long": 384}
-    return {
+    box_size = {"short": 192, "long": 320}
+    parts = {
         "cls/eurosat": Spec(
             Part,
-            dataset=Spec(Fold, dataset=eurosat, part=part),
+            dataset=Spec(InMemory, dataset=Spec(Fold, dataset=eurosat, part=part)),
             batch_size=32,
             transform=Spec(Dihedral) if training else None,
         ),
         "det/vhr10": Spec(
             Part,
-            dataset=Spec(Fold, dataset=vhr10, part=part),
+            dataset=Spec(InMemory, dataset=Spec(Fold, dataset=vhr10, part=part)),
             batch_size=4,
             transform=Spec(box_augment if training else box_resize, **box_size),
         ),
         "seg/kampala": Spec(
             Part,
-            dataset=kampala,
+            dataset=Spec(InMemory, dataset=kampala),
             batch_size=6,
             transform=Spec(window_augment, size=160, scale=[0.4, 1.5]) if training else None,
         ),
     }
+    turns = ["det/vhr10", "cls/eurosat", "det/vhr10", "seg/kampala"]
+    return Spec(TaskMixture, parts=parts, strategy=Spec(RepeatedSequence, sequence=turns))
 
 
-train = Spec(TaskMixture, parts=_parts("train"))
-test = Spec(TaskMixture, parts=_parts("test"))
+train = _data("train")
+test = _data("test")
 
 optimizer = _scenes.optimizer()
 iterations = 1500

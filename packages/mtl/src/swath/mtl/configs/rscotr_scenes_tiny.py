@@ -2,31 +2,32 @@
 
 Run:     swath train rscotr_scenes_tiny
 Source:  ours; nothing to download
-Expect:  see benchmarks/results/mtl_cotraining.json
+Expect:  not run to its end here. Its detector alone, on a Swin of 5 blocks instead of 12, reached
+         AP50 0.09 on unseen scenes after 400 steps, 77 s of a busy core
 """
 
 from swath.mtl.configs import _scenes
 
 model = _scenes.model()
 task = _scenes.task()
-train = _scenes.data(seed=1, count=4000, augmented=True)
-val = _scenes.data(seed=2, count=48)
-test = _scenes.data(seed=3, count=96)
+train = _scenes.training(seed=50)
+val = _scenes.judged(seed=51, count=40)
+test = _scenes.judged(seed=52, count=100)
 
 optimizer = _scenes.optimizer()
-iterations = 900
+iterations = 1200
 batch_size = 8
-num_workers = 1
-val_every = 300
-checkpoint_every = 300
-log_every = 30
+num_workers = 0  # scenes are kept once rendered
+val_every = 400
+checkpoint_every = 400
+log_every = 40
 clip_norm = 1.0
 find_unused_parameters = True
 seed = 0
 
 card = {
     "title": "Small RSCoTr, trained on synthetic scenes",
-    "data": "scenes-v1, domain temperate, rendered on the spot; no real imagery",
+    "data": "scenes-v1, domain urban, rendered on the spot; no real imagery",
     "licence": "Apache-2.0",
     "use": "Shows how everything fits together; it has never seen a real image",
 }

@@ -505,21 +505,22 @@ class Scene:
         Returns:
             Of each image int64 queries and objects, ``(n,)`` both.
         """
-        costs = []
-        for i, (objects, truth) in enumerate(zip(self.targets, self.boxes, strict=True)):
-            probability = logits[i].sigmoid()
-            positive = FOCAL_ALPHA * (1 - probability) ** FOCAL_GAMMA * -(probability + 1e-12).log()
-            negative = (
-                (1 - FOCAL_ALPHA) * probability**FOCAL_GAMMA * -(1 - probability + 1e-12).log()
-            )
-            overlap = generalized_box_iou(
-                box_convert(boxes[i], "cxcywh", "xyxy") * self.sides[i], objects.boxes
-            )
-            cost = COST_CLASS * (positive - negative)[:, objects.labels]
-            cost = cost + COST_L1 * torch.cdist(boxes[i], truth, p=1) - COST_GIOU * overlap
-            # a model that diverged is reported by its loss
-            costs.append(cost.nan_to_num(1e6, 1e6, -1e6).cpu())
-        pairs = [linear_sum_assignment(cost) for cost in costs]
+        # every query with the objects of all images at once, of which each image takes its own
+        image = torch.arange(len(boxes), device=boxes.device).repeat_interleave(boxes.shape[1])
+        queries, truth = boxes.flatten(0, 1), torch.cat(self.boxes)
+        probability = logits.flatten(0, 1).sigmoid()
+        positive = FOCAL_ALPHA * (1 - probability) ** FOCAL_GAMMA * -(probability + 1e-12).log()
+        negative = (1 - FOCAL_ALPHA) * probability**FOCAL_GAMMA * -(1 - probability + 1e-12).log()
+        overlap = generalized_box_iou(
+            box_convert(queries, "cxcywh", "xyxy") * self.sides[image],
+            torch.cat([objects.boxes for objects in self.targets]),
+        )
+        cost = COST_CLASS * (positive - negative)[:, self.labels]
+        cost = cost + COST_L1 * torch.cdist(queries, truth, p=1) - COST_GIOU * overlap
+        # a model that diverged is reported by its loss
+        costs = cost.nan_to_num(1e6, 1e6, -1e6).view(*boxes.shape[:2], -1).cpu()
+        own = costs.split([len(objects) for objects in self.boxes], dim=2)
+        pairs = [linear_sum_assignment(per_image[i]) for i, per_image in enumerate(own)]
         device = logits.device
         return [(torch.from_numpy(q).to(device), torch.from_numpy(o).to(device)) for q, o in pairs]
 

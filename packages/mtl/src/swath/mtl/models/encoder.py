@@ -277,13 +277,10 @@ class Features:
 
     def rows(self, start: int, stop: int) -> "Features":
         """The same of some consecutive images of the batch."""
-        part = Features(
+        return Features(
             [stage[start:stop] for stage in self.stages],
             self.sizes[start:stop],
             self.batch_size,
             self._neck,
             self.encoder,
         )
-        if "pyramid" in self.__dict__:
-            part.__dict__["pyramid"] = [level[start:stop] for level in self.pyramid]
-        return part

@@ -40,7 +40,7 @@ class RSCoTr(nn.Module):
         encoder_hidden: Width of its feed-forward networks.
         points: Points its attention reads of each level.
         norm_groups: Of the channel mapper's group norms.
-        uncertainty: Learn a variance for each head's losses; see `swath.mtl.tasks.MultiTask`.
+        uncertainty: Learn a variance for each head's losses; see `swath.mtl.multi_task.MultiTask`.
 
     Source:
         RSCoTr dossier 1.
