@@ -367,24 +367,31 @@ def guided_qkv(
     return qkv.add_(F.pad(shared, (0, value.out_features)))
 
 
+def as_images(x: Tensor) -> Tensor:
+    """``(B, T, H, W, C) -> (B * T, C, H, W)``, channels last in memory."""
+    return x.flatten(0, 1).permute(0, 3, 1, 2)
+
+
+def as_cells(maps: Tensor, like: Tensor) -> Tensor:
+    """``(B * T, C, H, W) -> (B, T, H, W, C)``, with the B and T of ``like``."""
+    cells: Tensor = maps.permute(0, 2, 3, 1).unflatten(0, like.shape[:2])
+    return cells
+
+
 def average_pool(x: Tensor, size: Sequence[int]) -> Tensor:
     """Average cells ``(B, T, H, W, C)`` in blocks; a remainder is left out."""
     rows, columns = size
     if rows == columns == 1:
         return x
-    maps = F.avg_pool2d(x.flatten(0, 1).permute(0, 3, 1, 2), (rows, columns))
-    pooled: Tensor = maps.permute(0, 2, 3, 1).unflatten(0, x.shape[:2])
-    return pooled
+    return as_cells(F.avg_pool2d(as_images(x), (rows, columns)), x)
 
 
 def upsampled(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Bring ``(B, T, h, w, C)`` to a size, bilinear, corners aligned."""
     if x.shape[2:4] == size:
         return x
-    maps = x.flatten(0, 1).permute(0, 3, 1, 2)
-    maps = F.interpolate(maps, size, mode="bilinear", align_corners=True)
-    larger: Tensor = maps.permute(0, 2, 3, 1).unflatten(0, x.shape[:2])
-    return larger
+    maps = F.interpolate(as_images(x), size, mode="bilinear", align_corners=True)
+    return as_cells(maps, x)
 
 
 def in_groups(
@@ -417,7 +424,7 @@ def decode(
     """
 
     def run(part: Tensor) -> Tensor:
-        maps = part.flatten(0, 1).permute(0, 3, 1, 2)
+        maps = as_images(part)
         for stage, guidance in stages:
             maps = stage(maps, guidance)
         logits: Tensor = head(maps)[:, 0].unflatten(0, part.shape[:2])

@@ -22,6 +22,8 @@ from swath.ovseg.layers import (
     AggregatorLayer,
     AttentionType,
     GuidedUpsample,
+    as_cells,
+    as_images,
     average_pool,
     check_choice,
     decode,
@@ -146,10 +148,8 @@ class SpatialFusion(nn.Module):
     def forward(self, x: Tensor, guidance: Tensor) -> Tensor:
         """Transform ``(B, T, H, W, C)``, guided by ``(B, H, W, C)``."""
         x = x + self.attention(self.norm1(x), guidance[:, None])
-        hidden = self.mlp(self.norm2(x)).flatten(0, 1).permute(0, 3, 1, 2)
-        hidden = self.mlp.dwconv(hidden)
-        result: Tensor = x + hidden.permute(0, 2, 3, 1).unflatten(0, x.shape[:2])
-        return result
+        hidden = as_images(self.mlp(self.norm2(x)))
+        return x + as_cells(self.mlp.dwconv(hidden), x)
 
 
 class TextGuidedAttention(nn.Module):

@@ -24,6 +24,8 @@ from swath.ovseg.layers import (
     CELLS_AT_ONCE,
     ClassAggregation,
     GuidedUpsample,
+    as_cells,
+    as_images,
     check_choice,
     guidance_projection,
     in_groups,
@@ -85,17 +87,6 @@ class RefinedUpsample(GuidedUpsample):
             return as_cells(maps, part)
 
         return in_groups(enlarged, x, 1, classes, costs)
-
-
-def as_images(x: Tensor) -> Tensor:
-    """``(B, T, H, W, C) -> (B * T, C, H, W)``, channels last in memory."""
-    return x.flatten(0, 1).permute(0, 3, 1, 2)
-
-
-def as_cells(maps: Tensor, like: Tensor) -> Tensor:
-    """``(B * T, C, H, W) -> (B, T, H, W, C)``, with the B and T of ``like``."""
-    cells: Tensor = maps.permute(0, 2, 3, 1).unflatten(0, like.shape[:2])
-    return cells
 
 
 class GradualFusionDecoder(nn.Module):
