@@ -1,7 +1,8 @@
 """One small RSCoTr on real imagery of three kinds: what it makes of images it hasn't seen.
 
 Run:    python benchmarks/mtl_samples.py --samples ../shared/samples --scenes runs/scenes
-Claim:  none; a few hundred images each from scratch show the way, not what such data can give.
+Claim:  none; a few hundred images each show the way, not what such data can give.
+State:  not run yet.
 
 EuroSAT patches are named, NWPU VHR-10's objects boxed and Kampala's roofs mapped by one model that
 begins with the weights of `rscotr_scenes_tiny`, whose run folder ``--scenes`` is. Every fifth image
@@ -21,6 +22,7 @@ from swath.core.checkpoint.store import load_pair
 from swath.core.config import load_config
 from swath.core.engine import evaluate
 from swath.core.engine.evaluation import as_data
+from swath.core.inference.objects import DetectionResult
 from swath.core.inference.predictor import Predictor
 from swath.mtl.data import TaskMixture, head_of
 from swath.mtl.multi_task import MultiTask
@@ -28,14 +30,14 @@ from swath.mtl.multi_task import MultiTask
 
 def draw(predictor: Predictor, unseen: TaskMixture, folder: Path, count: int = 6) -> None:
     """Write the answers about some held-out images of each set, evenly spread."""
-    start = 0
-    for name, part in unseen.parts.items():
-        places = np.linspace(start, start + len(part.dataset) - 1, count).astype(int)
-        start += len(part.dataset)
+    for name, start in unseen.starts.items():
+        places = np.linspace(start, start + len(unseen.parts[name].dataset) - 1, count)
         alone = predictor.for_task(name)
-        for number, place in enumerate(places):
+        for number, place in enumerate(places.astype(int)):
             image = np.asarray(unseen[int(place)].image).transpose(1, 2, 0)
-            figure = alone.predict(image, tile=None).plot()
+            result = alone.predict(image, tile=None)
+            boxes = isinstance(result, DetectionResult)
+            figure = result.plot(min_score=0.3) if boxes else result.plot()
             figure.savefig(folder / f"{head_of(name)}_{number}.png", dpi=80)
 
 

@@ -3,7 +3,7 @@
 Run:     SWATH_DATA=<samples> swath train rscotr_samples_small --set init_from=<weights of
          rscotr_scenes_tiny>
 Source:  ours; a few hundred images each
-Expect:  see benchmarks/results/mtl_samples.json; shows the way, not what such data can give
+Expect:  not run to its end here; shows the way, not what such data can give
 """
 
 from swath.core.data.catalogue import dataset_spec, load_dataset
