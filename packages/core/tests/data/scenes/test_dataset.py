@@ -10,6 +10,7 @@ from swath.core.data.scenes import (
     OBJECT_CLASSES,
     SceneDataset,
     SceneObjects,
+    render,
 )
 from swath.core.errors import DataError
 from swath.core.spec import Spec, from_data, to_data
@@ -64,6 +65,12 @@ def test_class_sets_regroup_the_same_pixels(name: str) -> None:
     building = full[0].targets["mask"] == full.classes.index("building")
     assert torch.equal(building, other[0].targets["mask"] == other.classes.index("building"))
     assert int(other[0].targets["mask"].max()) < len(other.classes)
+
+
+def test_the_spread_of_a_set_is_that_of_its_scenes() -> None:
+    dataset = SceneDataset(48, 2, seed=6, spread=1.0)
+    wide = render((6 << 32) + 1, 48, spread=1.0).image
+    assert (dataset[1].image.numpy().transpose(1, 2, 0) == wide).all()
 
 
 def test_is_described_by_a_spec() -> None:

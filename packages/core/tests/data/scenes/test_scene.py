@@ -100,6 +100,20 @@ def test_domains_differ_in_colour() -> None:
         assert np.abs(means[a] - means[b]).max() > 12
 
 
+def test_the_spread_changes_how_scenes_are_lit_and_nothing_else() -> None:
+    def brightness(spread: float | None) -> list[float]:
+        return [float(render(s, 64, kind="forest", spread=spread).image.mean()) for s in range(12)]
+
+    deviations = [np.std(brightness(spread)) for spread in (0.0, 1.0, 2.0)]
+    print("deviation of brightness at spread 0, 1, 2:", np.round(deviations, 1))
+    assert deviations[0] < deviations[1] < deviations[2]
+    assert brightness(0.5) == brightness(None)
+    plain, hard = render(3, 96), render(3, 96, spread=1.0)
+    assert (plain.mask == hard.mask).all()
+    assert (plain.boxes == hard.boxes).all()
+    assert (plain.image != hard.image).any()
+
+
 def test_a_scene_larger_than_a_painted_window_has_no_seam() -> None:
     scene = render(21, 600, kind="farmland")
     steps = np.abs(np.diff(scene.image.astype(int).sum(-1), axis=1)).mean(0)
@@ -113,6 +127,7 @@ def test_a_scene_larger_than_a_painted_window_has_no_seam() -> None:
         ({"size": 8}, "size=8"),
         ({"seed": -1}, "seed=-1"),
         ({"kind": "harbour"}, "did you mean 'harbor'"),
+        ({"spread": -0.5}, "spread of scenes must be 0 or more"),
     ],
 )
 def test_refuses_what_it_does_not_know(arguments: dict[str, object], message: str) -> None:

@@ -33,6 +33,8 @@ class SceneDataset:
         labels: Which targets to give, out of `LABELS`.
         class_set: How the mask's classes are grouped; a name out of `CLASS_SETS`.
         kind: Only scenes of this class, or None for the domain's mixture.
+        spread: Strength of the photometric jitter between scenes, or None for the domain's; 1 is
+            the full one.
 
     Attributes:
         classes: Class names of the mask, in index order.
@@ -60,6 +62,7 @@ class SceneDataset:
         labels: Sequence[str] = ("mask",),
         class_set: str = "full",
         kind: str | None = None,
+        spread: float | None = None,
     ) -> None:
         find_domain(domain)
         for name in labels:
@@ -70,7 +73,8 @@ class SceneDataset:
                 f"scenes have no class set '{class_set}'{suggest(class_set, list(CLASS_SETS))}"
             )
         self.size, self.count, self.seed, self.domain = size, count, seed, domain
-        self.labels, self.class_set, self.kind = tuple(labels), class_set, kind
+        self.labels, self.class_set = tuple(labels), class_set
+        self.kind, self.spread = kind, spread
         chosen = CLASS_SETS[class_set]
         self.classes: tuple[str, ...] = chosen.classes
         self.palette: tuple[Colour, ...] = chosen.palette
@@ -88,7 +92,8 @@ class SceneDataset:
         """The whole scene behind a sample."""
         if not -self.count <= index < self.count:
             raise IndexError(f"scene {index} of {self.count}")
-        return render((self.seed << 32) + index % self.count, self.size, self.domain, self.kind)
+        seed = (self.seed << 32) + index % self.count
+        return render(seed, self.size, self.domain, self.kind, self.spread)
 
     def __getitem__(self, index: int) -> Sample:
         """One scene with the chosen targets.

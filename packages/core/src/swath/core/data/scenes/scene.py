@@ -1,6 +1,6 @@
 """One scene with every kind of label: `render`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import cv2
@@ -136,7 +136,13 @@ def find_domain(name: str) -> Domain:
     return DOMAINS[name]
 
 
-def render(seed: int, size: int = 256, domain: str = "temperate", kind: str | None = None) -> Scene:
+def render(
+    seed: int,
+    size: int = 256,
+    domain: str = "temperate",
+    kind: str | None = None,
+    spread: float | None = None,
+) -> Scene:
     """Render one scene.
 
     Args:
@@ -144,9 +150,11 @@ def render(seed: int, size: int = 256, domain: str = "temperate", kind: str | No
         size: Side in pixels, from 32.
         domain: A name out of `DOMAINS`.
         kind: A scene class out of `KINDS`, or None to draw one by the domain's frequencies.
+        spread: Strength of the photometric jitter between scenes, 0 or more, or None for the
+            domain's; everything else about a scene stays.
 
     Raises:
-        DataError: If a name is unknown, the size too small or the seed negative.
+        DataError: If a name is unknown, the size too small, or the seed or the spread negative.
 
     Examples:
         >>> scene = render(7, size=128)
@@ -156,6 +164,10 @@ def render(seed: int, size: int = 256, domain: str = "temperate", kind: str | No
     place = find_domain(domain)
     if size < 32 or seed < 0:
         raise DataError(f"scenes need size >= 32 and seed >= 0; got size={size}, seed={seed}")
+    if spread is not None:
+        if spread < 0:
+            raise DataError(f"the spread of scenes must be 0 or more; got {spread}")
+        place = replace(place, spread=spread)
     if kind is not None and kind not in KINDS:
         raise DataError(f"scenes have no kind '{kind}'{suggest(kind, KINDS)}")
     choice = Dice(0, seed)
