@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from swath.core.detection import (
     FPN,
@@ -17,6 +18,7 @@ from swath.core.detection import (
     RotatedRoIPool,
     assign_by_iou,
     class_wise_nms,
+    pairwise_iou,
     representative,
     sample_boxes,
 )
@@ -76,6 +78,17 @@ def test_assignment_by_hand() -> None:
     assert assign_by_iou(overlaps, 0.7, 0.3, low_quality=0.5).tolist()[3:] == [NEITHER, NEITHER]
     assert assign_by_iou(torch.zeros(3, 0), 0.5, 0.5).tolist() == [NEGATIVE] * 3
     assert assign_by_iou(torch.zeros(0, 2), 0.5, 0.5, low_quality=0.3).tolist() == []
+
+
+def test_the_overlaps_of_horizontal_boxes_are_torchvisions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    corners = 100 * torch.rand(60, 2, 2, generator=generator)
+    boxes = torch.cat((corners.amin(1), corners.amax(1)), 1)
+    largest = (pairwise_iou(boxes, boxes[:7]) - box_iou(boxes, boxes[:7])).abs().max()
+    print(f"largest difference {largest:.1e}")
+    assert largest < 1e-6
+    assert pairwise_iou(boxes, boxes[:0]).shape == (60, 0)
+    assert pairwise_iou(boxes[:0], boxes).shape == (0, 60)
 
 
 def test_sampling_keeps_the_share_of_positives_and_fills_up_with_background() -> None:

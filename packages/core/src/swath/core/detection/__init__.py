@@ -19,6 +19,7 @@ _LAZY = {
     "assign_by_iou": "assign",
     "class_wise_nms": "nms",
     "merge_detections": "merge",
+    "pairwise_iou": "assign",
     "representative": "coders",
     "sample_boxes": "assign",
 }

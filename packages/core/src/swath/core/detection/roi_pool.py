@@ -12,7 +12,8 @@ class RotatedRoIPool:
     """A grid of features for each rotated box, from the level of the pyramid that suits its size.
 
     Args:
-        strides: Of the maps that are read, finest first.
+        strides: Of the maps that are read, finest first. The first one is for boxes of a side below
+            28 of its cells.
         output_size: Bins along each side.
         sampling_ratio: Samples in a bin along each side.
         enlarge: Factors of w and h of a box before its features are read; S5: (1.2, 1.4).
@@ -49,6 +50,11 @@ class RotatedRoIPool:
         factors = rois.new_tensor([1.0, 1.0, 1.0, *self.enlarge, 1.0])
         read = features[: len(self.strides)]
         pooled: Tensor = multilevel_roi_align_rotated(
-            read, rois * factors, self.output_size, self.strides, self.sampling_ratio
+            read,
+            rois * factors,
+            self.output_size,
+            self.strides,
+            self.sampling_ratio,
+            finest_scale=14.0 * self.strides[0],  # 56 px at stride 4
         )
         return pooled

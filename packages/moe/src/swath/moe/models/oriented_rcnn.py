@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import batched_nms, box_iou
+from torchvision.ops import batched_nms
 
 from swath.core.backbones.timm import TimmPyramid
 from swath.core.checkpoint.official import strip_prefixes
@@ -30,6 +30,7 @@ from swath.core.detection import (
     RotatedRoIPool,
     assign_by_iou,
     class_wise_nms,
+    pairwise_iou,
     sample_boxes,
 )
 from swath.core.detection.anchors import inside_image
@@ -135,7 +136,7 @@ class OrientedRPN(nn.Module):
         count = 0
         for i, (size, objects) in enumerate(zip(sizes, boxes, strict=True)):
             usable = inside_image(all_anchors, size).nonzero()[:, 0]
-            overlaps = box_iou(all_anchors[usable], boxes_to_hbb(objects))
+            overlaps = pairwise_iou(all_anchors[usable], boxes_to_hbb(objects))
             assigned = assign_by_iou(overlaps, positive=0.7, negative=0.3, low_quality=0.3)
             positive, negative = sample_boxes(assigned, self.samples, positive_share=0.5)
             count += max(len(positive), 1) + max(len(negative), 1)  # as officially, never 0
