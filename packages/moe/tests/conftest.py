@@ -23,7 +23,7 @@ from swath.moe.detection_task import MultiDatasetDetectionTask
 from swath.moe.models.mdf import MDFSegmenter
 from swath.moe.models.mdf_detector import MDFDetector
 from swath.moe.models.oriented_rcnn import ProposalSettings
-from swath.moe.models.vit_moe import ViTMoE
+from swath.moe.models.vit_moe import TokenViTMoE, ViTMoE
 from swath.moe.task import MultiDatasetSegmentationTask
 
 torch.set_num_threads(1)
@@ -102,6 +102,14 @@ def tiny() -> TrainConfig:
         checkpoint_every=2,
         log_every=1,
     )
+
+
+@pytest.fixture
+def routed(tiny: TrainConfig) -> TrainConfig:
+    """The same with experts for tokens."""
+    before = {k: v for k, v in MODEL["backbone"].kwargs.items() if k != "part_features"}
+    backbone = Spec(TokenViTMoE, **{**before, "num_experts": 3, "top_k": 2, "balance": 0.1})
+    return replace(tiny, model=Spec(MDFSegmenter, **{**MODEL.kwargs, "backbone": backbone}))
 
 
 OBJECTS = {"ships": ["ferry", "barge"], "planes": ["jet"]}

@@ -130,3 +130,17 @@ def test_a_detector_gains_a_task_too(detection: TrainConfig, tmp_path: Path) -> 
         "roi_head.fc_cls.weight",
         "roi_head.fc_cls.bias",
     ]
+
+
+def test_a_model_with_experts_for_tokens_gains_a_decoder_and_a_head(
+    routed: TrainConfig, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    path, grown = tmp_path / "routed.safetensors", tmp_path / "grown.safetensors"
+    save_model(path, routed.model.build(), routed.model, routed.task)
+    add_expert(path, "roads", ROADS["classes"], grown)
+    model, _, _ = load_pair(grown)
+    assert model.tasks == {"fields": 3, "roofs": 2, "roads": 3}
+    assert model.backbone.num_experts == 3
+    for number in (0, 1):
+        assert all(map(torch.equal, outputs(path, number), outputs(grown, number)))

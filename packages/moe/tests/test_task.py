@@ -67,6 +67,21 @@ def test_a_task_without_samples_in_the_batch_has_loss_zero(tiny: TrainConfig) ->
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
+def test_experts_for_tokens_add_their_balance_to_the_losses_and_learn(
+    routed: TrainConfig, tmp_path: Path
+) -> None:
+    model, task = routed.model.build().train(), routed.task.build()
+    losses = task.losses(model, batch_of(routed, [0, 7]))
+    assert list(losses) == ["load_balance", "fields_ce", "roofs_ce"]
+    assert 0.1 <= losses["load_balance"] <= 0.1 * 3
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    summary = train(routed, tmp_path, progress=False)
+    lines = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
+    assert all(line["load_balance"] >= 0.1 for line in lines if "loss" in line)
+    assert load_model(summary.best_checkpoint, device="cpu", task="roofs").classes[1] == "roof"
+
+
 def test_each_image_is_predicted_at_its_size_by_its_data_sets_protocol(tiny: TrainConfig) -> None:
     torch.manual_seed(0)
     model: MDFSegmenter = tiny.model.build().eval()

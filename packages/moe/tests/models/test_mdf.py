@@ -14,7 +14,7 @@ from swath.moe.models.mdf import (
     official_keys,
     remap_official_keys,
 )
-from swath.moe.models.vit_moe import ViTMoE
+from swath.moe.models.vit_moe import TokenViTMoE, ViTMoE
 
 VIT = {
     "img_size": 32, "embed_dims": 24, "num_layers": 4, "num_heads": 2,
@@ -186,6 +186,11 @@ def test_weights_of_another_model_are_refused_with_what_differs() -> None:
     other = SegmentationModel(wider, UPerNet(wider.channels, 16), 7)
     with pytest.raises(CheckpointError, match=r"doesn't fit MDFSegmenter: .* of another shape"):
         load_mdf(model, other.state_dict())
+    routed = MDFSegmenter(TokenViTMoE(num_experts=2, **VIT), TASKS, 16)
+    with pytest.raises(
+        CheckpointError, match=r"best\.pth: can't be loaded into experts for tokens"
+    ):
+        load_mdf(routed, other.state_dict(), where="best.pth")
 
 
 def test_mistakes_are_named() -> None:

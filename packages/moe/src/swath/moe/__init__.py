@@ -14,6 +14,7 @@ _LAZY = {
     "MultiDatasetSegmentationTask": "swath.moe.task",
     "OrientedRCNN": "swath.moe.models.oriented_rcnn",
     "TaskLogits": "swath.moe.models.mdf",
+    "TokenViTMoE": "swath.moe.models.vit_moe",
     "ViTMoE": "swath.moe.models.vit_moe",
     "add_expert": "swath.moe.experts",
     "mdf_detector": "swath.moe.models.mdf_detector",

@@ -29,7 +29,8 @@ class MultiDatasetDetectionTask(MultiDatasetTask[DetectionTask]):
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """``"<task>_rpn_cls"``, ``"<task>_rpn_box"``, ``"<task>_roi_cls"``, ``"<task>_roi_box"``.
 
-        One forward pass for all, each weighted; and ``"<task>_roi_accuracy"``, a figure.
+        One forward pass for all, each weighted; ``"<task>_roi_accuracy"``, a figure; and the
+        backbone's own.
 
         Raises:
             ConfigError: If the model isn't an `MDFDetector`, or knows other tasks or classes.
@@ -46,7 +47,7 @@ class MultiDatasetDetectionTask(MultiDatasetTask[DetectionTask]):
         ]
         boxes, labels = [b for b, _ in learnt], [n for _, n in learnt]
         by_task = model(batch["image"], ids, batch["sizes"], boxes, labels)
-        losses: dict[str, Tensor] = {}
+        losses: dict[str, Tensor] = detector.backbone.losses()
         for name, parts in by_task.items():
             weight = self.weight(name, batch.get("progress", 1.0))
             losses |= {

@@ -11,6 +11,7 @@ from swath.core.checkpoint.store import load_pair, save_model
 from swath.core.errors import CheckpointError, ConfigError
 from swath.core.spec import Spec, from_data
 from swath.moe.models.many_tasks import ManyTasks, check_task_name
+from swath.moe.models.vit_moe import ViTMoE
 from swath.moe.task import MultiDatasetTask
 
 
@@ -75,10 +76,10 @@ def add_expert(
 
 
 def _with_task(spec: Spec, model: ManyTasks, name: str, classes: int) -> Spec:
-    """The model's spec with one more task, and with an expert for it."""
+    """The model's spec with one more task, and with an expert for it if experts are for tasks."""
     arguments: dict[str, Any] = {**spec.kwargs, "tasks": {**model.tasks, name: classes}}
     arguments.pop("trained", None)
-    if "backbone" in arguments:
+    if "backbone" in arguments and isinstance(model.backbone, ViTMoE):
         backbone: Spec = arguments["backbone"]
         experts = max(model.backbone.num_experts, len(arguments["tasks"]))
         arguments["backbone"] = Spec(backbone.target, **{**backbone.kwargs, "num_experts": experts})

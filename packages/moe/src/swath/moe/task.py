@@ -180,7 +180,7 @@ class MultiDatasetSegmentationTask(MultiDatasetTask[SegmentationTask]):
         return torch.cat([padded(mask, shape, value) for mask, value in masks])
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """``"<task>_ce"`` (and ``"<task>_dice"``) of every task, weighted.
+        """``"<task>_ce"`` (and ``"<task>_dice"``) of every task, weighted; and the backbone's own.
 
         One forward pass for all. A task without samples, or without weight as yet, has loss 0.
 
@@ -190,7 +190,7 @@ class MultiDatasetSegmentationTask(MultiDatasetTask[SegmentationTask]):
         segmenter = checked(model, MDFSegmenter)
         ids = torch.tensor([segmenter.task_id(name) for name in batch["tasks"]])
         logits = model(batch["image"], ids)
-        losses: dict[str, Tensor] = {}
+        losses: dict[str, Tensor] = segmenter.backbone.losses()
         for name, rows in logits.rows.items():
             weight = self.weight(name, batch.get("progress", 1.0))
             mask = batch["mask"][rows.to(batch["mask"].device)]

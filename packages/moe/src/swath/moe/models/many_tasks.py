@@ -1,5 +1,6 @@
 """What the models of MoE-MDF share: routing samples to what belongs to their tasks."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Self
@@ -7,8 +8,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from swath.core.errors import ConfigError, suggest
-from swath.moe.models.vit_moe import ViTMoE
+from swath.core.errors import CheckpointError, ConfigError, suggest
+from swath.moe.models.vit_moe import TokenViTMoE, ViTMoE
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
@@ -17,7 +18,7 @@ class ManyTasks(nn.Module):
     """A ViT-MoE whose experts belong to tasks, as do further modules that a subclass adds.
 
     Args:
-        backbone: Has at least as many experts as there are tasks.
+        backbone: Has at least as many experts as there are tasks, unless they are for tokens.
         tasks: Number of classes of each task, by name. The order is that of the experts.
 
     Attributes:
@@ -32,9 +33,10 @@ class ManyTasks(nn.Module):
     own_parts: tuple[str, ...]
     class_parts: tuple[str, ...]
 
-    def __init__(self, backbone: ViTMoE, tasks: Mapping[str, int]) -> None:
+    def __init__(self, backbone: ViTMoE | TokenViTMoE, tasks: Mapping[str, int]) -> None:
         super().__init__()
-        if not 0 < len(tasks) <= backbone.num_experts:
+        most = backbone.num_experts if isinstance(backbone, ViTMoE) else math.inf
+        if not 0 < len(tasks) <= most:
             raise ConfigError(
                 f"{len(tasks)} tasks ({', '.join(tasks)}) for {backbone.num_experts} experts; give "
                 "the backbone one expert for each task"
@@ -123,6 +125,20 @@ class ManyTasks(nn.Module):
             for name in self.frozen:
                 self.get_submodule(part).get_submodule(name).eval()
         return self
+
+
+def task_experts(model: ManyTasks, where: str) -> ViTMoE:
+    """The backbone of a model that takes weights made for experts of tasks.
+
+    Raises:
+        CheckpointError: If its experts are for tokens.
+    """
+    if not isinstance(model.backbone, ViTMoE):
+        raise CheckpointError(
+            f"{where}: can't be loaded into experts for tokens; weights of the same model load by "
+            "init_from, others need a ViTMoE"
+        )
+    return model.backbone
 
 
 def check_task_name(name: str) -> None:

@@ -25,8 +25,8 @@ from swath.core.heads import UPerNet
 from swath.core.heads.upernet import Norm
 from swath.core.models.segmentation import remap_official_keys as remap_s4p_keys
 from swath.moe import sets
-from swath.moe.models.many_tasks import ManyTasks, experts_from_ffn
-from swath.moe.models.vit_moe import PART_FEATURES, ViTMoE, vit_moe
+from swath.moe.models.many_tasks import ManyTasks, experts_from_ffn, task_experts
+from swath.moe.models.vit_moe import PART_FEATURES, TokenViTMoE, ViTMoE, vit_moe
 
 V = TypeVar("V")
 
@@ -58,7 +58,7 @@ class MDFSegmenter(ManyTasks):
     """Shared ViT-MoE; per task an expert in each block, a UPerNet, and a 1 x 1 convolution.
 
     Args:
-        backbone: Has at least as many experts as there are tasks.
+        backbone: See `ManyTasks`.
         tasks: Number of classes of each task, by name. The order is that of the experts.
         width: Channels of the decoders.
         norm: ``"bn"`` or ``"gn"`` in the decoders.
@@ -83,7 +83,7 @@ class MDFSegmenter(ManyTasks):
 
     def __init__(
         self,
-        backbone: ViTMoE,
+        backbone: ViTMoE | TokenViTMoE,
         tasks: Mapping[str, int],
         width: int = 256,
         norm: Norm = "bn",
@@ -187,7 +187,7 @@ def load_mdf(
     if any(".experts." in key for key in state):
         load_strict(model, remap_official_keys(state), where=where)
         return
-    backbone = model.backbone
+    backbone = task_experts(model, where)
     state = s4p_to_moe(state, list(model.tasks), backbone.num_experts, backbone.part_features)
     load_strict(model, state, where=where, may_miss=("classifiers.",))
 

@@ -28,7 +28,7 @@ from swath.core.checkpoint.official import (
 from swath.core.checkpoint.safe import load_file
 from swath.core.structures import Detections
 from swath.moe import detection_sets
-from swath.moe.models.many_tasks import ManyTasks, experts_from_ffn
+from swath.moe.models.many_tasks import ManyTasks, experts_from_ffn, task_experts
 from swath.moe.models.oriented_rcnn import (
     Losses,
     OrientedRCNN,
@@ -38,7 +38,7 @@ from swath.moe.models.oriented_rcnn import (
     official_head_key,
     padded_to,
 )
-from swath.moe.models.vit_moe import ViTMoE, vit_moe
+from swath.moe.models.vit_moe import TokenViTMoE, ViTMoE, vit_moe
 
 V = TypeVar("V")
 
@@ -47,7 +47,7 @@ class MDFDetector(ManyTasks):
     """Shared ViT-MoE; per task an expert in each block and an `OrientedRCNNHead`.
 
     Args:
-        backbone: Has at least as many experts as there are tasks.
+        backbone: See `ManyTasks`.
         tasks: Number of classes of each task, by name. The order is that of the experts.
         trained: Names of the tasks that are trained: everything that isn't theirs alone is frozen,
             so that what the model finds for all other tasks stays as it is. None trains all.
@@ -68,7 +68,7 @@ class MDFDetector(ManyTasks):
 
     def __init__(
         self,
-        backbone: ViTMoE,
+        backbone: ViTMoE | TokenViTMoE,
         tasks: Mapping[str, int],
         trained: Sequence[str] | None = None,
         **head: Any,
@@ -217,7 +217,7 @@ def load_mdf_detector(
     if any(".experts." in key for key in state):
         load_strict(model, remap_official_keys(state), where=where)
         return
-    backbone = model.backbone
+    backbone = task_experts(model, where)
     converted = backbone_to_moe(
         backbone_part(state), backbone.grid, backbone.num_experts, backbone.part_features
     )

@@ -5,7 +5,8 @@ arXiv:2508.12409, section on MoE-based multi-dataset fine-tuning.
 Official code: https://github.com/MiliLab/S5 (Apache-2.0 by its README),
 `RS_Finetune/Semantic_Segmentation/model/backbone/vit_moe.py`. Parameter names are those of its
 checkpoints, so that they load strictly as they are.
-Departs: the official model is told one task per call; here every sample has its own.
+Departs: the official model is told one task per call; here every sample has its own. `TokenViTMoE`
+is not S5's: there a router picks the experts, token by token.
 """
 
 from functools import partial
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from swath.core.backbones.vit import SIZES, Size, ViT
-from swath.kernels import task_ffn
+from swath.kernels import load_balance_loss, moe_mlp, task_ffn
 
 PART_FEATURES = 256
 """Output channels of an expert, r, for every size of S5's models."""
@@ -108,6 +109,10 @@ class ViTMoE(ViT):
         super().__init__(ffn=ffn, **vit)
         self.num_experts, self.part_features = num_experts, part_features
 
+    def losses(self) -> dict[str, Tensor]:
+        """None: tasks need no balance."""
+        return {}
+
 
 def vit_moe(size: Size, num_experts: int, **vit: Any) -> ViTMoE:
     """ViT-MoE-B, L or H as S5 configures them: 121,834,752 parameters for B at 512 px, 4 experts.
@@ -121,3 +126,91 @@ def vit_moe(size: Size, num_experts: int, **vit: Any) -> ViTMoE:
         S5 dossier, tables of a.1 and g.
     """
     return ViTMoE(num_experts, **SIZES[size], **vit)
+
+
+# --- experts for tokens ---------------------------------------------------------------------------
+
+
+class TokenFeedForward(nn.Module):
+    """A feed-forward layer of E experts, of which a router picks K for each token.
+
+    Args:
+        width: Channels C.
+        hidden: Channels F in between, of each expert.
+        num_experts: Experts E.
+        top_k: K, 1 to E. The gates of several are renormalised; that of one is its probability,
+            which is how the router learns then.
+
+    Attributes:
+        balance: Of the last forward pass, `swath.kernels.load_balance_loss`: 1 where all experts
+            had as much to do, up to E where one did everything.
+
+    Raises:
+        ValueError: If K is out of range.
+
+    Source:
+        Riquelme et al. 2021, Scaling Vision with Sparse Mixture of Experts, arXiv:2106.05974,
+        section 2, without noise and capacity: no token is dropped. For gates and loss see
+        `swath.kernels.moe_mlp`.
+    """
+
+    balance: Tensor
+
+    def __init__(self, width: int, hidden: int, num_experts: int, top_k: int) -> None:
+        super().__init__()
+        if not 1 <= top_k <= num_experts:
+            raise ValueError(f"top_k={top_k} must be in 1..{num_experts}, the number of experts")
+        self.top_k = top_k
+        self.router = nn.Linear(width, num_experts, bias=False)
+        self.w1 = nn.Parameter(torch.empty(num_experts, hidden, width))
+        self.b1 = nn.Parameter(torch.zeros(num_experts, hidden))
+        self.w2 = nn.Parameter(torch.empty(num_experts, width, hidden))
+        self.b2 = nn.Parameter(torch.zeros(num_experts, width))
+        for weight in (self.w1, self.w2):
+            nn.init.trunc_normal_(weight, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform tokens ``(B, N, C)``."""
+        tokens = x.flatten(0, 1)
+        y, routing = moe_mlp(
+            tokens,
+            self.router(tokens),
+            self.w1,
+            self.b1,
+            self.w2,
+            self.b2,
+            self.top_k,
+            renormalise=self.top_k > 1,
+        )
+        self.balance = load_balance_loss(routing)
+        return y.view_as(x)
+
+
+class TokenViTMoE(ViT):
+    """`ViT` with `TokenFeedForward` in every block: experts for kinds of tokens, not for tasks.
+
+    Stands wherever a `ViTMoE` does, with any number of experts for any number of tasks: what
+    belongs to a task alone are then its decoder and head, or its detection head.
+
+    Args:
+        num_experts: Experts E in every block.
+        top_k: Experts of a token.
+        balance: Weight of the load-balance loss.
+        **vit: See `ViT`; ``mlp_ratio`` is that of each expert.
+
+    Raises:
+        ValueError: As of `TokenFeedForward`.
+    """
+
+    def __init__(self, num_experts: int, top_k: int = 2, balance: float = 0.01, **vit: Any) -> None:
+        super().__init__(ffn=partial(TokenFeedForward, num_experts=num_experts, top_k=top_k), **vit)
+        self.num_experts, self.balance = num_experts, balance
+
+    def forward(self, image: Tensor, task_ids: Tensor | int = 0) -> list[Tensor]:
+        """As of `ViTMoE`; the task changes nothing."""
+        return super().forward(image)
+
+    def losses(self) -> dict[str, Tensor]:
+        """``"load_balance"``, weighted: the mean over the blocks, of the last forward pass."""
+        ffns = (cast(TokenFeedForward, layer.get_submodule("ffn")) for layer in self.layers)
+        return {"load_balance": self.balance * torch.stack([ffn.balance for ffn in ffns]).mean()}
