@@ -1,4 +1,4 @@
-"""One model for four kinds of scenes with other classes each, and what it says as each of them."""
+"""One model for four kinds of scenes with other classes each; and oriented boxes in a large one."""
 
 import time
 from collections.abc import Mapping
@@ -11,10 +11,12 @@ import torch
 from rich.console import Console
 
 from swath.core.config import TrainConfig, load_config
+from swath.core.data.scenes import render_large
 from swath.core.demo import DemoFolder, prepare_folder, step, tell_end, trained
 from swath.core.engine import evaluate, smoke
 from swath.core.engine.evaluation import as_data
 from swath.core.files import write_json
+from swath.core.inference.objects import DetectionResult
 from swath.core.inference.predictor import Predictor, load_model
 from swath.core.sample import Sample
 from swath.core.task import to_device
@@ -26,6 +28,9 @@ from swath.moe.task import MultiDatasetSegmentationTask
 CONFIG = "moe_seg_scenes_tiny"
 PICTURES = 2
 
+DETECTOR = "oriented_rcnn_scenes_tiny"
+DETECTOR_ITERATIONS = 600  # a third of the config's: enough to show what it does
+
 
 @dataclass(frozen=True)
 class DemoFiles(DemoFolder):
@@ -33,19 +38,26 @@ class DemoFiles(DemoFolder):
 
     Attributes:
         folder: The folder.
-        run: The training run.
-        metrics: Figures on unseen scenes, for each domain.
+        run: The training run of the model of several domains.
+        detector: The training run of the detector.
+        metrics: Figures of both on unseen scenes.
+        scene: A georeferenced scene.
+        objects: What the detector finds in it: polygons in the scene's CRS.
         report: One HTML page about all of it.
     """
 
     run: Path
+    detector: Path
     metrics: Path
+    scene: Path
+    objects: Path
     report: Path
 
     @classmethod
     def inside(cls, folder: Path) -> "DemoFiles":
         """The names in a folder."""
-        return cls(folder, folder / "run", folder / "metrics.json", folder / "report.html")
+        names = "run", "detector", "metrics.json", "scene.tif", "objects.gpkg", "report.html"
+        return cls(folder, *(folder / name for name in names))
 
 
 def run(
@@ -57,11 +69,11 @@ def run(
     device: str | None = None,
     console: Console | None = None,
 ) -> DemoFiles:
-    """Train the small model, judge it on unseen scenes of each domain, write a report.
+    """Train both small models, judge them on unseen scenes, search a large one, write a report.
 
     Args:
         out: Folder for everything it makes.
-        seed: Of weights, order and augmentation; the scenes are the config's.
+        seed: Of weights, order, augmentation and the large scene; the others are the configs'.
         quick: A few iterations only: shows that everything works, not what it can do.
         overwrite: Replace what an earlier demo left in the folder; other files stay.
         device: Where to train; a GPU if there is one by default.
@@ -77,33 +89,72 @@ def run(
     files = DemoFiles.inside(Path(out))
     prepare_folder(files.folder, files.made(), overwrite)
     started = time.monotonic()
-    config = load_config(CONFIG, [f"seed={seed}"])
-    config = smoke(config) if quick else config
-    domains = ", ".join(config.task["tasks"])
-    with step(console, "1/3", f"Train one model on {domains} for {config.iterations} iterations"):
-        predictor = load_model(trained(config, files.run, device), device=device)
-    with step(console, "2/3", "Judge it on scenes it has not seen"):
-        assert config.test is not None  # the demo's own config has one
-        unseen = config.test.build()
-        metrics = evaluate(
-            predictor.model, predictor.task, unseen, batch_size=config.batch_size, device=device
-        )
-        for name, row in metrics["per_task"].items():
+    segmenting = load_config(CONFIG, [f"seed={seed}"])
+    detecting = load_config(DETECTOR, [f"seed={seed}", f"iterations={DETECTOR_ITERATIONS}"])
+    if quick:
+        segmenting, detecting = smoke(segmenting), smoke(detecting)
+    domains = ", ".join(segmenting.task["tasks"])
+    title = f"Train one model on {domains} for {segmenting.iterations} iterations"
+    with step(console, "1/4", title):
+        segmenter, maps = _trained_and_judged(segmenting, files.run, device)
+        for name, row in maps["per_task"].items():
             console.print(f"  {name:10} mIoU {number(row['mIoU'])}")
-        write_json(files.metrics, as_data(metrics))
-    with step(console, "3/3", "Ask it about each scene as each domain, write the report"):
-        _report(files, config, predictor, metrics, unseen)
+    title = f"Train a detector of oriented boxes for {detecting.iterations} iterations"
+    with step(console, "2/4", title):
+        detector, boxes = _trained_and_judged(detecting, files.detector, device)
+        for name, row in boxes["per_class"].items():
+            console.print(f"  {name:10} AP50 {number(row['AP50'])}")
+    write_json(files.metrics, {"domains": as_data(maps), "boxes": as_data(boxes)})
+    with step(console, "3/4", "Find objects in a large scene"):
+        side = 192 if quick else 1024
+        render_large(files.scene, seed=seed, height=side, width=side, domain="urban")
+        found = detector.predict(files.scene, out=files.objects)
+        console.print(f"  {files.objects}: {len(found)} objects")
+    with step(console, "4/4", "Ask the first about scenes as each domain, write the report"):
+        assert segmenting.test is not None  # the demo's own config has one
+        _report(files, segmenter, maps, segmenting.test.build(), _objects(boxes, found))
 
     tell_end(console, started, files.report)
     return files
 
 
+def _trained_and_judged(
+    config: TrainConfig, folder: Path, device: str | None
+) -> tuple[Predictor, Mapping[str, Any]]:
+    """The best checkpoint of a run, and its figures on the config's unseen scenes."""
+    assert config.test is not None  # the demo's own configs have one
+    predictor = load_model(trained(config, folder, device), device=device)
+    figures = evaluate(
+        predictor.model,
+        predictor.task,
+        config.test.build(),
+        batch_size=config.batch_size,
+        device=device,
+    )
+    return predictor, figures
+
+
+def _objects(figures: Mapping[str, Any], found: DetectionResult) -> Section:
+    """How well each class is found, and what was found in the large scene."""
+    table = figures["per_class"]
+    columns = {k: [row[k] for row in table.values()] for k in ("AP50", "AP75", "recall", "objects")}
+    note = page.paragraph(
+        "Another small model: Oriented R-CNN on a convolutional backbone. The scene was searched "
+        "in tiles; what is drawn has a score of at least 0.5, objects.gpkg holds everything.",
+        note=True,
+    )
+    picture = page.chart(found.plot(min_score=0.5), "Oriented boxes in the large scene")
+    return Section(
+        "Oriented boxes", page.class_table(list(table), columns, bar="AP50") + note + picture
+    )
+
+
 def _report(
     files: DemoFiles,
-    config: TrainConfig,
     predictor: Predictor,
     metrics: Mapping[str, Any],
     unseen: Any,
+    objects: Section,
 ) -> None:
     table = metrics["per_task"]
     columns = {k: [row[k] for row in table.values()] for k in ("mIoU", "mF1", "OA")}
@@ -121,6 +172,7 @@ def _report(
         extra=[
             Section("Domains", page.class_table(list(table), columns, bar="mIoU")),
             Section("One scene, answered as each domain", _pictures(predictor, unseen)),
+            objects,
         ],
         next_commands=_next(files),
     )
@@ -174,8 +226,11 @@ def _next(files: DemoFiles) -> dict[str, str]:
         "map a scene of your own by one of the domains": (
             f"swath predict {best} scene.tif --task urban --out mask.tif"
         ),
+        "find objects in a scene of your own": (
+            f"swath predict {files.detector / 'best.safetensors'} scene.tif --out objects.gpkg"
+        ),
         "one more task for this model": (
             f"swath moe add-expert {best} roads --classes ground,road --like urban"
         ),
-        "the published recipe": "swath configs moe_seg_vitb",
+        "the published recipes": "swath configs moe_seg_vitb; swath configs moe_det_vitb",
     }
