@@ -1,31 +1,72 @@
 """One model against many: four domains learnt apart, together, and together with experts.
 
 Run:    OMP_NUM_THREADS=1 python benchmarks/moe_mdf.py
-Claim:  MoE-MDF at least matches a shared model without experts in every domain, and four separate
+Aim:    MoE-MDF at least matches a shared model without experts in every domain, and four separate
         ones on average, with less than half of their parameters.
 
-All three see the same scenes in the same number of steps: a separate model gets a quarter of a
-batch, its own domain's. The backbone is the small one of `moe_seg_scenes_tiny`; without experts all
-samples go through the first.
+All three learn the small recipe of `moe_seg_scenes_tiny`, from the same scenes in the same number
+of steps, every step with as many scenes of each domain: a separate model gets a quarter of a batch,
+its own domain's. Without experts all samples go through the first, which is the plain transformer.
+Of each domain there are few scenes, as of many a data set, rendered once and kept. A seed picks
+them, the weights and the order; the scenes to judge on are the same for all. The recipe was chosen
+with other seeds. Every finished run is kept in ``results/moe_mdf.json``, so that the study goes on
+where it was stopped.
 """
 
 import argparse
+import functools
+import json
+import statistics
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import torch
-from common import record
+from common import RESULTS, record
 from torch import Tensor, nn
 
 from swath.core.checkpoint.safe import load_file
 from swath.core.config import TrainConfig, load_config
+from swath.core.data.scenes import VERSION, SceneDataset
 from swath.core.engine import evaluate, train
+from swath.core.sample import Sample
 from swath.core.spec import Spec
 from swath.moe.models.mdf import MDFSegmenter
 
-SEED = 4343
+NAME, CONFIG = "moe_mdf", "moe_seg_scenes_tiny"
+SEEDS = (11, 12)
+ITERATIONS = 450
+POOL, JUDGED, JUDGED_SEED = 250, 100, 4343  # scenes of each domain
+
+Job = tuple[str, list[str], int]
+"""An arm, the domains that its model learns, and a seed."""
+
+
+class Kept:
+    """Scenes rendered once.
+
+    Args:
+        **scenes: See `SceneDataset`.
+    """
+
+    def __init__(self, **scenes: Any) -> None:
+        self.samples = _rendered(**scenes)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.samples[index]
+
+
+@functools.cache
+def _rendered(**scenes: Any) -> list[Sample]:
+    dataset = SceneDataset(**scenes)
+    return [dataset[i] for i in range(len(dataset))]
 
 
 class SharedSegmenter(MDFSegmenter):
@@ -40,75 +81,133 @@ class SharedSegmenter(MDFSegmenter):
         return {task: [x[chosen] for x in maps] for task, chosen in rows.items()}, rows
 
 
+ARMS = {"separate": MDFSegmenter, "shared": SharedSegmenter, "MoE-MDF": MDFSegmenter}
+
+
+def configure(arm: str, domains: Sequence[str], seed: int) -> TrainConfig:
+    """The run of one model: of all domains, or, where they are learnt apart, of one."""
+    config = load_config(CONFIG, [f"seed={seed}", f"iterations={ITERATIONS}", "val=None"])
+    assert config.test is not None
+    every = config.task["tasks"]
+    for owner, key in ((config.train, "parts"), (config.test, "parts"), (config.task, "tasks"),
+                       (config.model, "tasks")):  # fmt: skip
+        owner[key] = {name: owner[key][name] for name in domains}
+    for name, part in config.train["parts"].items():
+        config.train["parts"][name] = Spec(Kept, **part.kwargs | {"count": POOL, "seed": seed})
+    for part in config.test["parts"].values():
+        part["count"], part["seed"] = JUDGED, JUDGED_SEED
+    config.model = Spec(ARMS[arm], **config.model.kwargs)
+    batch_size = config.batch_size * len(domains) // len(every)
+    return replace(config, batch_size=batch_size, num_workers=0)
+
+
+def run(arm: str, domains: Sequence[str], seed: int) -> dict[str, Any]:
+    """Train one model and judge its last weights."""
+    config = configure(arm, domains, seed)
+    started = time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        summary = train(config, Path(folder) / "run", device="cpu", progress=False)
+        if summary.interrupted:
+            raise KeyboardInterrupt
+        seconds = time.process_time() - started
+        model: nn.Module = config.model.build()
+        model.load_state_dict(load_file(summary.last_checkpoint))
+    assert config.test is not None
+    judged = config.test.build()
+    figures = evaluate(model, config.task.build(), judged, device="cpu", progress=False)
+    row = {
+        "arm": arm,
+        "seed": seed,
+        "mIoU": {name: 100 * part["mIoU"] for name, part in figures["per_task"].items()},
+        "parameters": parameters(model, len(domains) if arm == "MoE-MDF" else 1),
+        "cpu s": round(seconds),
+    }
+    print(row, flush=True)
+    return row
+
+
 def parameters(model: nn.Module, experts: int) -> int:
     """Those in use: experts from this number on never see a sample."""
     idle = tuple(f".experts.{i}." for i in range(experts, 99))
     return sum(p.numel() for n, p in model.named_parameters() if not any(i in n for i in idle))
 
 
-def run(config: TrainConfig) -> tuple[dict[str, float], nn.Module, float]:
-    """Mean IoU of each domain on unseen scenes, the model, and CPU seconds of the training."""
-    with tempfile.TemporaryDirectory() as folder:
-        start = time.process_time()
-        summary = train(config, Path(folder) / "run", device="cpu")
-        seconds = time.process_time() - start
-        model: nn.Module = config.model.build()
-        model.load_state_dict(load_file(summary.last_checkpoint))
-    assert config.test is not None
-    figures = evaluate(model, config.task.build(), config.test.build(), device="cpu")
-    return {name: row["mIoU"] for name, row in figures["per_task"].items()}, model, seconds
+def summarise(runs: Sequence[dict[str, Any]], jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """Means of each arm over the seeds of which every run is there."""
+    done = [job for job in jobs if find(runs, job)]
+    seeds = [s for s in {s for *_, s in jobs} if all(j in done for j in jobs if j[2] == s)]
+    table = []
+    for arm in ARMS if seeds else ():
+        own = [r for r in runs if r["arm"] == arm and r["seed"] in seeds]
+        domains: dict[str, list[float]] = {}
+        for r in own:
+            for name, value in r["mIoU"].items():
+                domains.setdefault(name, []).append(value)
+        means = {name: statistics.mean(values) for name, values in sorted(domains.items())}
+        row = {"model": arm, **means, "mean": statistics.mean(means.values())}
+        for total in ("parameters", "cpu s"):
+            row[total] = sum(r[total] for r in own) // len(seeds)
+        table.append(row | {"seeds": len(seeds)})
+    return table
 
 
-def only(config: TrainConfig, name: str) -> TrainConfig:
-    """The same recipe for one of the domains."""
-    data = config.to_data()
-    for part in ("train", "test"):
-        data[part]["parts"] = {name: data[part]["parts"][name]}
-    data["task"]["tasks"] = {name: data["task"]["tasks"][name]}
-    data["model"]["tasks"] = {name: data["model"]["tasks"][name]}
-    data["batch_size"] //= len(config.task["tasks"])
-    return TrainConfig.from_data(data)
+def find(runs: Sequence[dict[str, Any]], job: Job) -> bool:
+    """Whether a job is done."""
+    arm, domains, seed = job
+    key = (arm, sorted(domains), seed)
+    return any((r["arm"], sorted(r["mIoU"]), r["seed"]) == key for r in runs)
+
+
+def plot(table: Sequence[dict[str, Any]], runs: Sequence[dict[str, Any]], path: Path) -> None:
+    """A bar for each arm in every domain, a point for each run."""
+    domains = [name for name in table[0] if name in {d for r in runs for d in r["mIoU"]}]
+    figure, axes = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
+    for i, (row, colour) in enumerate(zip(table, ("#8a8f98", "#d98c2b", "#2463a8"), strict=True)):
+        places = [n + (i - 1) * 0.27 for n in range(len(domains) + 1)]
+        label = f"{row['model']}, {row['parameters'] / 1e6:.2f} M parameters"
+        heights = [row[name] for name in (*domains, "mean")]
+        axes.bar(places, heights, 0.25, color=colour, label=label)
+        for place, name in zip(places, domains, strict=False):
+            own = [r["mIoU"] for r in runs if r["arm"] == row["model"]]
+            points = [figures[name] for figures in own if name in figures]
+            axes.scatter([place] * len(points), points, s=8, color="black", zorder=3)
+    axes.set_xticks(range(len(domains) + 1), [*domains, "mean"])
+    axes.set_ylabel("mIoU on unseen scenes, %")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3, fontsize=8)
+    figure.savefig(path, dpi=160)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--iterations", type=int, default=600)
-    parser.add_argument("--count", type=int, default=100, help="scenes to judge on, of each domain")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     options = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-    for seed in options.seeds:
-        settings = [f"seed={seed}", f"iterations={options.iterations}", "val=None"]
-        config = load_config("moe_seg_scenes_tiny", settings)
-        assert config.test is not None
-        for part in config.test["parts"].values():
-            part["count"], part["seed"] = options.count, SEED
-        domains = list(config.task["tasks"])
-        torch.set_num_threads(1)
-
-        apart, total, seconds = {}, 0, 0.0
-        for name in domains:
-            found, model, spent = run(only(config, name))
-            apart |= found
-            total, seconds = total + parameters(model, 1), seconds + spent
-        rows.append(row("four separate models", seed, apart, total, seconds))
-
-        for title, target, experts in (
-            ("shared, no experts", SharedSegmenter, 1),
-            ("MoE-MDF", MDFSegmenter, len(domains)),
-        ):
-            config.model = Spec(target, **config.model.kwargs)
-            found, model, spent = run(config)
-            rows.append(row(title, seed, found, parameters(model, experts), spent))
-    record("moe_mdf", rows, iterations=options.iterations, unit="mIoU on unseen scenes")
-
-
-def row(
-    title: str, seed: int, found: dict[str, float], count: int, seconds: float
-) -> dict[str, Any]:
-    mean = sum(found.values()) / len(found)
-    return {"model": title, "seed": seed, **found, "mean": mean, "parameters": count,
-            "CPU seconds": seconds}  # fmt: skip
+    torch.set_num_threads(1)
+    domains = list(load_config(CONFIG).task["tasks"])
+    jobs: list[Job] = [
+        (arm, part, seed)
+        for seed in options.seeds
+        for arm in ("MoE-MDF", "shared", "separate")
+        for part in ([[name] for name in domains] if arm == "separate" else [domains])
+    ]
+    path = RESULTS / f"{NAME}.json"
+    runs: list[dict[str, Any]] = json.loads(path.read_text())["runs"] if path.exists() else []
+    for job in jobs:
+        if find(runs, job):
+            continue
+        runs.append(run(*job))
+        table = summarise(runs, jobs)
+        record(
+            NAME,
+            table,
+            unit=f"mIoU in %, {JUDGED} unseen scenes of each domain",
+            scenes=f"{VERSION}, {POOL} of each domain to learn from",
+            config=CONFIG,
+            iterations=ITERATIONS,
+            runs=runs,
+        )
+    if table := summarise(runs, jobs):
+        plot(table, runs, RESULTS / f"{NAME}.png")
 
 
 if __name__ == "__main__":
