@@ -39,7 +39,7 @@ from swath.moe.models.mdf import MDFSegmenter
 
 NAME, CONFIG = "moe_mdf", "moe_seg_scenes_tiny"
 SEEDS = (11, 12)
-ITERATIONS = 450
+ITERATIONS = 400
 POOL, JUDGED, JUDGED_SEED = 250, 100, 4343  # scenes of each domain
 
 Job = tuple[str, list[str], int]
@@ -181,6 +181,7 @@ def plot(table: Sequence[dict[str, Any]], runs: Sequence[dict[str, Any]], path: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--most", type=int, help="stop after so many more runs")
     options = parser.parse_args()
     torch.set_num_threads(1)
     domains = list(load_config(CONFIG).task["tasks"])
@@ -192,9 +193,7 @@ def main() -> None:
     ]
     path = RESULTS / f"{NAME}.json"
     runs: list[dict[str, Any]] = json.loads(path.read_text())["runs"] if path.exists() else []
-    for job in jobs:
-        if find(runs, job):
-            continue
+    for job in [job for job in jobs if not find(runs, job)][: options.most]:
         runs.append(run(*job))
         table = summarise(runs, jobs)
         record(

@@ -36,7 +36,7 @@ from swath.core.spec import Spec
 
 RECIPE = "oriented_rcnn_scenes_tiny"
 ZOOM = 0.5  # half of the pixels along each side tell enough, in a quarter of the time
-SIZE = 256
+SIZE = 192
 VHR10 = ("airplane", "ship", "storage_tank", "baseball_diamond", "tennis_court", "basketball_court",
          "ground_track_field", "harbor", "bridge", "vehicle")  # fmt: skip
 DOTA = ("plane", "baseball-diamond", "bridge", "ground-track-field", "small-vehicle",

@@ -4,6 +4,11 @@ Run:    OMP_NUM_THREADS=1 python benchmarks/oriented_scenes.py
 Aim:    AP50 of at least 0.85 and AP75 of at least 0.45 after ten minutes on two cores, which is
         twenty of CPU time, at the full photometric spread.
 
+State:  missed. AP50 0.36, AP75 0.15 after 1300 of 1800 steps, before the rate had fallen; vehicles,
+        nine objects in ten, reach 0.56 and 0.28. Courts and tanks come once in seven to fifteen
+        scenes, and buildings are often cut by the border: more scenes that show them, and longer
+        training, are what to try next.
+
 The recipe was chosen on the config's own training and validation seeds; it is judged on scenes of
 another, which nothing was chosen by.
 """
@@ -31,6 +36,7 @@ SEED, SCENES = 4242, 300
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--set", action="append", default=[], dest="overrides")
+    parser.add_argument("--until", type=int, help="judge after this step, not at the end")
     parser.add_argument("--folder", type=Path, help="of the run; default: a temporary one")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -41,10 +47,12 @@ def main() -> None:
         seconds = folder / "cpu_seconds.json"  # of earlier parts of the run
         started = time.process_time()
         trained = json.loads(seconds.read_text()) if seconds.exists() else 0.0
-        summary = train(config, folder, resume=True, device="cpu", progress=False)
+        summary = train(
+            config, folder, resume=True, until=options.until, device="cpu", progress=False
+        )
         trained += time.process_time() - started
         write_json(seconds, trained)
-        if summary.interrupted:
+        if summary.interrupted and summary.step != options.until:
             raise SystemExit(f"stopped after {summary.step} steps; the same --folder goes on")
         model, task, _ = load_pair(summary.last_checkpoint)
         log = read_log(folder / "log.jsonl")
@@ -61,7 +69,7 @@ def main() -> None:
         config=CONFIG,
         overrides=options.overrides,
         scenes=f"{VERSION}, {SCENES} of seed {SEED}",
-        steps=summary.step,
+        steps=f"{summary.step} of {config.iterations}",
         parameters=sum(p.numel() for p in model.parameters()),
         training_cpu_seconds=trained,
         judging_cpu_seconds=time.process_time() - started,

@@ -306,8 +306,10 @@ def test_objects_cut_off_lose_box_label_and_mask() -> None:
     flat = tv_tensors.BoundingBoxes(
         [[2.0, 2, 8, 8], [0, 4, 16, 4]], format="XYXY", canvas_size=(16, 16)
     )
-    _, kept = DropInvisible()(image, {"boxes": flat, "labels": torch.tensor([4, 7])})
+    by_default = {"labels": torch.tensor([4, 7]), "difficult": torch.tensor([False, True])}
+    _, kept = DropInvisible()(image, {"boxes": flat, **by_default})
     assert kept["labels"].tolist() == [4]
+    assert kept["difficult"].tolist() == [False]
 
 
 def test_builders_can_be_written_in_a_config() -> None:

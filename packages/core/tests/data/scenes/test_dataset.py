@@ -14,7 +14,7 @@ from swath.core.data.scenes import (
 )
 from swath.core.errors import DataError
 from swath.core.spec import Spec, from_data, to_data
-from swath.core.structures import RotatedBoxes
+from swath.core.structures import RotatedBoxes, visible_fraction
 
 
 def test_gives_every_kind_of_label_at_once() -> None:
@@ -96,5 +96,15 @@ def test_scenes_tell_of_the_chosen_objects_by_their_place_in_the_list() -> None:
             mine = part.targets["boxes"].select(part.targets["labels"] == number)
             assert torch.equal(mine, whole.targets["boxes"][labels == OBJECT_CLASSES.index(name)])
         assert len(part.targets["boxes"]) == len(part.targets["labels"])
+        assert "difficult" not in part.targets
     with pytest.raises(DataError, match=r"no 'vehicles'; did you mean 'vehicle'\?"):
         SceneObjects(["vehicles"])
+
+
+def test_objects_that_the_border_cuts_too_much_are_difficult() -> None:
+    marks = []
+    for sample in list(SceneObjects(size=128, count=8, seed=5, domain="urban", whole=0.7)):  # type: ignore[call-overload]
+        difficult = sample.targets["difficult"]
+        assert torch.equal(difficult, visible_fraction(sample.targets["boxes"]) < 0.7)
+        marks += difficult.tolist()
+    assert set(marks) == {False, True}

@@ -385,7 +385,7 @@ class DropInvisible(v2.Transform):  # type: ignore[misc]
         self,
         min_side: float = 1.0,
         min_visible_fraction: float = 0.25,
-        names: Sequence[str] = ("boxes", "labels", "instances"),
+        names: Sequence[str] = ("boxes", "labels", "difficult", "instances"),
     ) -> None:
         super().__init__()
         self.min_side, self.min_visible_fraction = min_side, min_visible_fraction

@@ -18,7 +18,8 @@ def pairwise_iou(boxes: Tensor, objects: Tensor) -> Tensor:
     height = (torch.minimum(y2, bottom) - torch.maximum(y1, top)).clamp(min=0)
     shared = width * height  # (G, N)
     areas = (x2 - x1) * (y2 - y1) + (right - left) * (bottom - top)
-    return (shared / (areas - shared)).T
+    overlaps: Tensor = (shared / (areas - shared)).T
+    return overlaps
 
 
 def assign_by_iou(

@@ -172,7 +172,7 @@ class TokenFeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Transform tokens ``(B, N, C)``."""
         tokens = x.flatten(0, 1)
-        y, routing = moe_mlp(
+        mixed, routing = moe_mlp(
             tokens,
             self.router(tokens),
             self.w1,
@@ -183,7 +183,8 @@ class TokenFeedForward(nn.Module):
             renormalise=self.top_k > 1,
         )
         self.balance = load_balance_loss(routing)
-        return y.view_as(x)
+        y: Tensor = mixed.view_as(x)
+        return y
 
 
 class TokenViTMoE(ViT):
@@ -206,8 +207,8 @@ class TokenViTMoE(ViT):
         super().__init__(ffn=partial(TokenFeedForward, num_experts=num_experts, top_k=top_k), **vit)
         self.num_experts, self.balance = num_experts, balance
 
-    def forward(self, image: Tensor, task_ids: Tensor | int = 0) -> list[Tensor]:
-        """As of `ViTMoE`; the task changes nothing."""
+    def forward(self, image: Tensor, *routing: Tensor | int) -> list[Tensor]:
+        """As of `ViTMoE`; the tasks of the samples change nothing."""
         return super().forward(image)
 
     def losses(self) -> dict[str, Tensor]:

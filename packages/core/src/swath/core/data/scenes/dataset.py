@@ -13,7 +13,7 @@ from swath.core.data.scenes.domains import CLASS_SETS, CLASSES, OBJECT_CLASSES, 
 from swath.core.data.scenes.scene import Scene, find_domain, render
 from swath.core.errors import DataError, suggest
 from swath.core.sample import Sample
-from swath.core.structures import RotatedBoxes
+from swath.core.structures import RotatedBoxes, visible_fraction
 
 LABELS: tuple[str, ...] = ("mask", "boxes", "instances", "label", "caption", "expressions")
 """What a `SceneDataset` can give as targets; ``"boxes"`` brings ``"labels"`` with it."""
@@ -130,16 +130,26 @@ class SceneDataset:
 class SceneObjects(SceneDataset):
     """Rendered scenes with the boxes of some kinds of objects, as a detection set labels them.
 
+    Boxes go on beyond the border where the objects do; how far, nobody can see.
+
     Args:
         classes: Names out of `OBJECT_CLASSES`; a label is the place in this list.
+        whole: Objects of which a smaller share lies inside the image are marked as difficult: to
+            find them neither helps nor hurts. DOTA's tiles take 0.7. None marks none.
         **scenes: See `SceneDataset`.
 
     Raises:
         DataError: If there are no such objects in scenes.
     """
 
-    def __init__(self, classes: Sequence[str] = OBJECT_CLASSES, **scenes: Any) -> None:
+    def __init__(
+        self,
+        classes: Sequence[str] = OBJECT_CLASSES,
+        whole: float | None = None,
+        **scenes: Any,
+    ) -> None:
         super().__init__(labels=("boxes",), **scenes)
+        self.whole = whole
         for name in classes:
             if name not in OBJECT_CLASSES:
                 raise DataError(f"scenes have no '{name}'{suggest(name, list(OBJECT_CLASSES))}")
@@ -147,11 +157,17 @@ class SceneObjects(SceneDataset):
         self._places = torch.tensor([places.get(i, -1) for i in range(len(OBJECT_CLASSES))])
 
     def __getitem__(self, index: int) -> Sample:
-        """One scene with ``"boxes"`` `RotatedBoxes` ``(N, 5)`` and ``"labels"`` ``(N,)``."""
+        """One scene with ``"boxes"`` `RotatedBoxes` ``(N, 5)`` and ``"labels"`` ``(N,)``.
+
+        With ``whole`` also ``"difficult"`` ``(N,)``, bool.
+        """
         sample = super().__getitem__(index)
         labels = self._places[sample.targets["labels"]]
         kept = labels >= 0
-        targets = {"boxes": sample.targets["boxes"].select(kept), "labels": labels[kept]}
+        boxes = sample.targets["boxes"].select(kept)
+        targets = {"boxes": boxes, "labels": labels[kept]}
+        if self.whole is not None:
+            targets["difficult"] = visible_fraction(boxes) < self.whole
         return replace(sample, targets=targets)
 
 
