@@ -24,7 +24,7 @@ from swath.core.data.radiometry import Radiometry
 from swath.core.detection.task import DetectionTask
 from swath.core.errors import ConfigError, DataError
 from swath.core.inference.answers import ClassificationResult
-from swath.core.inference.tiler import Scene, TilePrediction
+from swath.core.inference.tiler import Scene, TilePrediction, average_scores
 from swath.core.metrics.classification import ClassificationMetrics
 from swath.core.metrics.segmentation import SegmentationMetrics
 from swath.core.palette import default_palette
@@ -183,16 +183,7 @@ class SceneClassificationTask(HeadTask):
 
     def merge(self, tiles: Iterable[TilePrediction[Tensor]], scene: Scene) -> ClassificationResult:
         """Mean probabilities of a scene's tiles, by their share of valid pixels."""
-        total = torch.zeros(len(self.classes), dtype=torch.float64)
-        weight = 0
-        for item in tiles:
-            if item.prediction is not None and item.valid is not None:
-                seen = int(item.valid.sum())
-                total += item.prediction.double().cpu() * seen
-                weight += seen
-        if not weight:
-            raise DataError(f"{scene.info.name} holds no valid pixel; check its nodata value")
-        return ClassificationResult(self.classes, tuple((total / weight).tolist()))
+        return ClassificationResult(self.classes, average_scores(tiles, scene))
 
     def metrics(self) -> ClassificationMetrics:
         """A fresh `ClassificationMetrics`."""

@@ -300,6 +300,30 @@ def _fade(
     return logits[:, top:bottom, first:last], right
 
 
+def average_scores(tiles: Iterable[TilePrediction[Tensor]], scene: Scene) -> tuple[float, ...]:
+    """Average the class probabilities of a scene's tiles, by how many valid pixels each has.
+
+    Args:
+        tiles: Probabilities ``(K,)`` of every tile.
+        scene: Of which they are.
+
+    Returns:
+        K probabilities.
+
+    Raises:
+        RasterError: If no pixel of the scene is valid.
+    """
+    total, weight = torch.zeros((), dtype=torch.float64), 0
+    for item in tiles:
+        if item.prediction is not None and item.valid is not None:
+            seen = int(item.valid.sum())
+            total = total + item.prediction.double().cpu() * seen
+            weight += seen
+    if not weight:
+        raise RasterError(f"{scene.info.name} holds no valid pixel; check its nodata value")
+    return tuple((total / weight).tolist())
+
+
 def blend_segmentation(
     tiles: Iterable[TilePrediction[Tensor]], scene: Scene
 ) -> "SegmentationResult":
