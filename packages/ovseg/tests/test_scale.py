@@ -6,17 +6,25 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-RECIPE = """
-from swath.core.data.scenes import SceneDataset
-from swath.core.spec import Spec
-from swath.ovseg import OpenVocabularyTask, open_vocabulary_adamw
-from swath.ovseg.configs.gsnet_scenes_tiny import model, task
+from swath.core.data.scenes import render
+from swath.core.inference.predictor import Predictor
+from swath.core.inference.tiler import plan_tiles
+from swath.ovseg.task import OpenVocabularyTask
 
-train = Spec(SceneDataset, size=64, count=4)
+RECIPE = """
+from swath.ovseg import open_vocabulary_adamw
+from swath.ovseg.configs._scenes import crops
+from swath.ovseg.configs.gsnet_scenes_tiny import model as _with_clip
+from swath.ovseg.configs.gsnet_scenes_tiny import task
+
+model = _with_clip["model"]
+model["finetune"] = "everything"
+train = crops(seed=1, count=4)
 optimizer = open_vocabulary_adamw(lr=1e-3, clip_multiplier=1.0)
 iterations = 2
 batch_size = 1
@@ -63,6 +71,23 @@ def test_the_image_path_compiles_without_a_break(tiny: Any, name: str) -> None:
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     with torch.no_grad():
         torch.testing.assert_close(compiled(image, text), model(image, text))
+
+
+def test_tiles_leave_no_seam(model: Any) -> None:
+    side, overlap, blend = 320, 64, 32
+    task = OpenVocabularyTask(["tree", "ship", "road"], ensemble="name", tile=160)
+    found = Predictor(model, task).predict(
+        render(3, side, "urban").image, overlap=overlap, blend=blend, probabilities=True
+    )
+    steps = np.abs(np.diff(found.probabilities, axis=2)).mean((0, 1))
+    where_tiles_meet = np.zeros(side - 1, bool)
+    for tile in plan_tiles(task.tile, side, task.tile, overlap, blend, 32):
+        if tile.x.fade:
+            where_tiles_meet[tile.x.begin - 1 : tile.x.begin + tile.x.fade] = True
+    ratio = float(steps[where_tiles_meet].mean() / steps[~where_tiles_meet].mean())
+    print(f"mean step where tiles meet, over that elsewhere: {ratio:.2f}")
+    assert where_tiles_meet.any()
+    assert ratio <= 1.1
 
 
 def test_half_precision_stays_close(model: Any) -> None:

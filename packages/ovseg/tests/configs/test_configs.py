@@ -54,11 +54,15 @@ def test_released_files_of_rskt_seg_have_their_own_depths() -> None:
         assert card(f"rskt-seg-vit{name}").builder_kwargs["num_layers"] == layers
 
 
-SMALL = [f"{part}.size=64" for part in ("train", "val", "augment")]
+@pytest.mark.parametrize("name", [name for name in NAMES if "scenes" in name])
+def test_small_configs_are_data(name: str) -> None:
+    config = load_config(name)
+    assert TrainConfig.from_data(config.to_data()).hash == config.hash
+    assert config.task.build().classes == config.train.build().classes
 
 
 def test_the_small_one_resumes_where_it_stopped_and_opens(tmp_path: Path) -> None:
-    quick = smoke(load_config("gsnet_scenes_tiny", SMALL))
+    quick = smoke(load_config("gsnet_scenes_tiny", ["model.weights=None"]))
     whole = train(quick, tmp_path / "whole", device="cpu", progress=False)
     train(quick, tmp_path / "parts", device="cpu", progress=False, until=2)
     parts = train(quick, tmp_path / "parts", device="cpu", progress=False, resume=True)

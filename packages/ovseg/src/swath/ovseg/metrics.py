@@ -92,3 +92,18 @@ class SemSegMetrics:
                 for i, name in enumerate(self.classes)
             },
         }
+
+
+def mean_iou(figures: Mapping[str, Any], names: Sequence[str]) -> float:
+    """Mean IoU of some of the classes.
+
+    Args:
+        figures: What `SemSegMetrics.compute` returned.
+        names: Of the classes; those that aren't in the truth are left out.
+
+    Returns:
+        0..1; NaN if none is there.
+    """
+    rows = (figures["per_class"][name]["IoU"] for name in names)
+    known: list[float] = [iou for iou in rows if iou is not None]
+    return sum(known) / len(known) if known else math.nan

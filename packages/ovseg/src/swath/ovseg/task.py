@@ -50,18 +50,17 @@ class OpenVocabularyTask(SegmentationTask):
         evaluation: A published way of evaluation; default: the image's own scale.
         radiometry: How sensor numbers become model input; default 8-bit RGB with CLIP's statistics.
         gsd_m: Ground sampling distance the model is meant for, metres.
+        tile: Side of the tiles that scenes are cut into, px: what models are trained on.
 
     Raises:
         ConfigError: If there is no class, one is empty or there twice, or too long for CLIP.
 
     Attributes:
         names: What is looked for: classes, their alternatives, and names of the background.
-        tile: Side of the tiles that scenes are cut into, px: what models are trained on.
         activation: How logits become probabilities.
         predictor: What a model with this task is asked through.
     """
 
-    tile = 384
     activation = "sigmoid"
     predictor = "swath.ovseg.costs:OpenVocabularyPredictor"
 
@@ -76,9 +75,10 @@ class OpenVocabularyTask(SegmentationTask):
         evaluation: PublishedProtocol | None = None,
         radiometry: Radiometry | None = None,
         gsd_m: float | None = None,
+        tile: int = 384,
     ) -> None:
         vocabulary = [[part.strip() for part in name.split(", ")] for name in classes]
-        _check_names(classes, vocabulary)
+        check_names(classes, vocabulary)
         self.ensemble = templates(ensemble)
         self.threshold, negatives = _background(background)
         if negatives:
@@ -94,7 +94,7 @@ class OpenVocabularyTask(SegmentationTask):
             palette=palette or default_palette(names),
             gsd_m=gsd_m,
         )
-        self.skip_ignored, self.protocol = skip_ignored, evaluation
+        self.skip_ignored, self.protocol, self.tile = skip_ignored, evaluation, tile
         self.names = tuple(name for group in vocabulary for name in group)
         self.tokens = tokenize(self.names, self.ensemble)
         self.starts = [0]
@@ -143,6 +143,7 @@ class OpenVocabularyTask(SegmentationTask):
             self.protocol,
             self.radiometry,
             self.gsd_m,
+            self.tile,
         )
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -223,7 +224,16 @@ def text_parameters(model: Any) -> list[nn.Parameter]:
     return [p for n, p in model.clip.named_parameters() if not n.startswith("visual.")]
 
 
-def _check_names(classes: Sequence[str], vocabulary: Sequence[Sequence[str]]) -> None:
+def check_names(classes: Sequence[str], vocabulary: Sequence[Sequence[str]]) -> None:
+    """Refuse a vocabulary that can't be right.
+
+    Args:
+        classes: As they were given.
+        vocabulary: The names of each, alternatives apart.
+
+    Raises:
+        ConfigError: If there is no class, or a name is empty or there twice.
+    """
     if not classes:
         raise ConfigError("there is no class; name at least one")
     if isinstance(classes, str):
@@ -249,5 +259,5 @@ def _background(choice: float | Sequence[str] | None) -> tuple[float | None, lis
             raise ConfigError(f"background={choice} must be a probability between 0 and 1")
         return float(choice), []
     names = [choice] if isinstance(choice, str) else list(choice)
-    _check_names(names, [[name] for name in names])
+    check_names(names, [[name] for name in names])
     return None, names

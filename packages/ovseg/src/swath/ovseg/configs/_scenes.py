@@ -1,12 +1,32 @@
-"""Small towers, from scratch, for synthetic scenes of 64 px: 4 x 4 cells."""
+"""What the small models on synthetic scenes share: their CLIP, their towers, what they are taught.
 
+They learn `SEEN` names, one colour of each noun kept back, and can be asked for all: CLIP learns
+from captions what words mean, the segmenters from masks where it ends.
+"""
+
+from collections.abc import Callable
 from typing import Any
 
+from swath.core.spec import Spec
+from swath.ovseg.scenes import SEEN, NamedCrops
+from swath.ovseg.task import OpenVocabularyTask
+from swath.ovseg.towers import pretrained
+
+CLIP_FILE = "runs/clip_scenes_tiny/last.safetensors"
+"""Where ``swath train clip_scenes_tiny`` leaves its CLIP."""
+
+CROP = 32
+"""Side of the crops that CLIP is trained on, px: 2 x 2 patches."""
+
 SIZE = 64
+"""Side of those that segmenters are trained on, px: 4 x 4 cells."""
+
+TILE = 160
+"""Side of the tiles that they read scenes in, px: the least that overlap and blending allow."""
 
 CLIP: dict[str, Any] = {
     "embed_dim": 64,
-    "image_size": SIZE,
+    "image_size": CROP,
     "patch_size": 16,
     "vision_width": 128,
     "vision_layers": 4,
@@ -36,3 +56,30 @@ FUSED: dict[str, Any] = AGGREGATOR | {
     "decoder_dino_guidance_proj_dims": [16, 8],
 }
 GUIDANCE = [32, 16]
+
+
+def from_clip(build: Callable[..., Any], *, remote: bool = False, **options: Any) -> Spec:
+    """A segmenter on the small CLIP, which stays as it is.
+
+    Args:
+        build: Class of the segmenter.
+        remote: Whether the same CLIP stands in for RemoteCLIP too.
+        **options: Further arguments.
+    """
+    weights = {"clip": CLIP_FILE} | ({"remote_clip": CLIP_FILE} if remote else {})
+    model = Spec(
+        build, clip=CLIP, guidance_dims=GUIDANCE, taps=[0, 2], finetune="frozen", **options
+    )
+    return Spec(pretrained, model=model, weights=weights)
+
+
+def task() -> Spec:
+    """Names alone, as CLIP's captions are; pixels without a name don't count."""
+    return Spec(
+        OpenVocabularyTask, classes=list(SEEN), ensemble="name", skip_ignored=True, tile=TILE
+    )
+
+
+def crops(seed: int, count: int, size: int = SIZE) -> Spec:
+    """Crops of scenes with the names that are taught; sets of different seeds share no scene."""
+    return Spec(NamedCrops, size=size, count=count, seed=seed, classes=list(SEEN))

@@ -1,0 +1,37 @@
+"""CAT-Seg in small on synthetic scenes: taught names by masks, asked for others.
+
+Run:     swath train clip_scenes_tiny && swath train catseg_scenes_tiny
+Source:  ours; the method of Cho et al. 2024 (CAT-Seg)
+Expect:  not yet run to its end
+"""
+
+from swath.core.data.transforms import Dihedral
+from swath.core.spec import Spec
+from swath.ovseg.configs._scenes import AGGREGATOR, crops, from_clip
+from swath.ovseg.configs._scenes import task as _task
+from swath.ovseg.models.catseg import CATSeg
+from swath.ovseg.optimizers import open_vocabulary_adamw
+
+model = from_clip(CATSeg, aggregator=AGGREGATOR | {"decoder_guidance_proj_dims": [16, 8]})
+task = _task()
+
+train = crops(seed=1, count=2048)
+augment = Spec(Dihedral)
+val = crops(seed=2, count=64)
+test = crops(seed=3, count=256)
+
+optimizer = open_vocabulary_adamw(lr=2e-3, weight_decay=1e-2)
+iterations = 400
+batch_size = 8
+num_workers = 0
+val_every = 200
+checkpoint_every = 200
+clip_norm = 1.0
+seed = 0
+
+card = {
+    "title": "Small CAT-Seg, trained on synthetic scenes",
+    "data": "scenes-v1, rendered on the spot",
+    "licence": "Apache-2.0",
+    "use": "Shows that words can be classes; it has never seen a real image",
+}

@@ -1,0 +1,126 @@
+"""Training CLIP itself: images and captions, of which several may be true of an image.
+
+Papers: CLIP, Radford et al. 2021, arXiv:2103.00020; targets for captions that repeat, Yang et al.
+2022 (UniCL), arXiv:2204.03610, equations 3 and 4.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from swath.core.data.radiometry import Radiometry
+from swath.core.inference.answers import ClassificationResult
+from swath.core.inference.tiler import Scene, TilePrediction, average_scores
+from swath.core.metrics.classification import ClassificationMetrics
+from swath.core.sample import Sample
+from swath.core.segmentation import collate_images
+from swath.core.task import Batch, Task
+from swath.ovseg.clip import resized
+from swath.ovseg.prompts import templates, tokenize
+from swath.ovseg.task import CLIP_RADIOMETRY, check_names
+
+LARGEST_SCALE = 100.0
+"""Of the temperature's inverse, as in CLIP."""
+
+
+class CaptionTask(Task):
+    """Train CLIP on captions, and judge it by naming images it hasn't seen.
+
+    Samples have a ``"caption"`` and, as ``"true"``, all captions that hold for them: those of other
+    images of the batch among them count as theirs too. A ``"label"`` is an index in ``classes``.
+
+    Args:
+        classes: Names that images are told apart by.
+        ensemble: Templates that names and captions are put into; see `OpenVocabularyTask`. Captions
+            take the first.
+        radiometry: How sensor numbers become model input; default 8-bit RGB with CLIP's statistics.
+
+    Raises:
+        ConfigError: If there is no class, one is empty or there twice, or too long for CLIP.
+    """
+
+    kind = "classification"
+    score = "top1"
+    dense = False
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        ensemble: str | Sequence[str] = "name",
+        radiometry: Radiometry | None = None,
+    ) -> None:
+        check_names(classes, [[name] for name in classes])
+        self.classes, self.ensemble = tuple(classes), templates(ensemble)
+        self.radiometry = radiometry or CLIP_RADIOMETRY
+        self.tokens = tokenize(self.classes, self.ensemble)
+
+    def with_classes(self, classes: Sequence[str]) -> "CaptionTask":
+        """The same task for other names.
+
+        Raises:
+            ConfigError: See the class.
+        """
+        return CaptionTask(classes, self.ensemble, self.radiometry)
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """Stack samples; see `collate_images`.
+
+        With captions ``"tokens"`` int64 ``(B, L)`` and ``"true"`` bool ``(B, B)``: whether an
+        image's row holds a caption's column. With labels ``"label"`` int64 ``(B,)``.
+        """
+        batch = collate_images(samples, self.radiometry)
+        if all("caption" in s.targets for s in samples):
+            captions = [s.targets["caption"] for s in samples]
+            batch["tokens"] = tokenize(captions, self.ensemble[:1])[:, 0]
+            true = [[caption in s.targets["true"] for caption in captions] for s in samples]
+            batch["true"] = torch.tensor(true)
+        if all("label" in s.targets for s in samples):
+            batch["label"] = torch.tensor([int(s.targets["label"]) for s in samples])
+        return batch
+
+    def losses(self, model: Any, batch: Batch) -> dict[str, Tensor]:
+        """``"contrast"``; the model is a `swath.ovseg.clip.CLIP`."""
+        image = model.encode_image(_fitting(model, batch["image"]), normalize=True)
+        text = model.encode_text(batch["tokens"], normalize=True)
+        scale = model.logit_scale.exp().clamp_max(LARGEST_SCALE)
+        return {"contrast": caption_contrast(scale * image @ text.T, batch["true"])}
+
+    @torch.no_grad()
+    def predict(self, model: Any, batch: Batch) -> list[Tensor]:
+        """Probabilities ``(K,)`` of each image."""
+        tokens = self.tokens.to(batch["image"].device)
+        text = model.encode_text(tokens.flatten(0, 1), normalize=True)
+        text = F.normalize(text.unflatten(0, tokens.shape[:2]).mean(1), dim=-1)
+        image = model.encode_image(_fitting(model, batch["image"]), normalize=True)
+        return list((model.logit_scale.exp() * image @ text.T).float().softmax(1))
+
+    def merge(self, tiles: Iterable[TilePrediction[Tensor]], scene: Scene) -> ClassificationResult:
+        """Mean probabilities of a scene's tiles, by their share of valid pixels."""
+        return ClassificationResult(self.classes, average_scores(tiles, scene))
+
+    def metrics(self) -> ClassificationMetrics:
+        """A fresh `ClassificationMetrics` for these names."""
+        return ClassificationMetrics(self.classes)
+
+
+def caption_contrast(logits: Tensor, true: Tensor) -> Tensor:
+    """The mean of two cross-entropies: which captions are an image's, which images a caption's.
+
+    Those that are true share the target in equal parts. Where only each image's own caption is,
+    this is CLIP's loss.
+
+    Args:
+        logits: float ``(B, B)``, scaled cosines of images (rows) and captions.
+        true: bool ``(B, B)``, at least one in each row and column.
+    """
+    target = true.to(logits.dtype)
+    by_image = F.cross_entropy(logits, target / target.sum(1, keepdim=True))
+    by_caption = F.cross_entropy(logits.T, (target / target.sum(0)).T)
+    return (by_image + by_caption) / 2
+
+
+def _fitting(model: Any, image: Tensor) -> Tensor:
+    return resized(image, tuple(model.visual.image_size))

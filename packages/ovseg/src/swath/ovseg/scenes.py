@@ -1,0 +1,202 @@
+"""Crops of rendered scenes whose pixels have names, such as ``"red building"`` and ``"water"``.
+
+The same crops teach a CLIP by captions and a segmenter by masks. Names of objects are made of a
+colour and a noun, so that a combination can be kept from both and yet be asked for.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchvision import tv_tensors
+
+from swath.core.data.scenes import CLASSES, render
+from swath.core.data.scenes.scene import Scene
+from swath.core.errors import DataError, suggest
+from swath.core.sample import Sample
+
+GROUND = ("grass", "tree", "water", "road", "pavement")
+"""Classes of the scenes that are names by themselves."""
+
+COLOURS = {
+    "building": ("red", "brown", "grey", "black", "white"),
+    "court": ("blue", "red", "green", "orange", "grey"),
+    "tank": ("white", "grey", "green", "brown"),
+    "ship": ("white", "red", "blue", "black"),
+}
+"""Colours of each noun; whatever else there is has no name."""
+
+NAMES = (
+    *GROUND,
+    *(f"{colour} {noun}" for noun, colours in COLOURS.items() for colour in colours),
+)
+"""Everything that has a name."""
+
+UNSEEN = ("white building", "red court", "grey tank", "black ship")
+"""One colour of each noun, and each colour once: what a study keeps from training."""
+
+SEEN = tuple(name for name in NAMES if name not in UNSEEN)
+"""The others."""
+
+DOMAINS = ("urban", "coastal")
+KINDS = (
+    "residential", "commercial", "industrial", "sports", "harbor", "coast", "farmland", "lake",
+)  # fmt: skip
+"""Scenes are drawn from these in turn, so that rare objects occur."""
+
+SCENE_PX = 192
+THING_WEIGHT = 3.0
+"""How much more often a crop is centred on an object of a name than on ground of one."""
+
+NAMELESS = 255
+
+Places = dict[int, NDArray[np.int64]]
+"""Rows and columns ``(N, 2)`` of the pixels of each name."""
+
+
+class NamedCrops:
+    """Crops centred on a pixel of a name, with caption and mask.
+
+    Sets of different ``seed`` share no scene. Every name that a scene shows is as likely as any
+    other, objects three times as likely as ground.
+
+    Args:
+        size: Side of the crops, px; at most 128.
+        count: How many.
+        seed: Which ones.
+        classes: Names that crops are centred on and masks tell apart, out of `NAMES`; pixels of
+            others are ignored.
+        crops: Crops of each scene. They are made together, when the first of them is asked for, and
+            kept: 16 KB each at 64 px.
+
+    Attributes:
+        classes: The names, in the masks' order.
+        ignore_index: Value of mask pixels that have none of these names.
+
+    Raises:
+        DataError: If a class is unknown or the size too large.
+    """
+
+    ignore_index = NAMELESS
+
+    def __init__(
+        self,
+        size: int = 64,
+        count: int = 1000,
+        seed: int = 0,
+        classes: Sequence[str] = NAMES,
+        crops: int = 16,
+    ) -> None:
+        for name in classes:
+            if name not in NAMES:
+                raise DataError(f"nothing in the scenes is called '{name}'{suggest(name, NAMES)}")
+        if not 1 <= size <= 128:
+            raise DataError(f"crops of scenes have a side of 1 to 128 px, not {size}")
+        self.size, self.count, self.seed, self.crops = size, count, seed, crops
+        self.classes = tuple(classes)
+        self._kept: dict[int, list[Sample]] = {}
+
+    def __len__(self) -> int:
+        """Number of crops."""
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        """A crop.
+
+        ``"mask"`` ``(H, W)`` uint8, indices in ``classes``; ``"label"``, that of the name in the
+        middle; ``"caption"``, this name or, of an object, its noun or colour alone; ``"true"``, all
+        captions that it could have had.
+        """
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        number, turn = divmod(index, self.crops)
+        if number not in self._kept:
+            self._kept[number] = self._made(number)
+        return self._kept[number][turn]
+
+    def _made(self, number: int) -> list[Sample]:
+        domain, kind = DOMAINS[number % len(DOMAINS)], KINDS[number % len(KINDS)]
+        for attempt in itertools.count():  # a soccer field may leave room for nothing else
+            seed = (self.seed << 32) + (attempt << 24) + number
+            scene = render(seed, SCENE_PX, domain, kind)
+            names = named(scene, self.classes)
+            if places := places_of(names, self.size):
+                break
+        true = {i: captions_of(self.classes[i]) for i in places}
+        weights = np.array([THING_WEIGHT if len(t) > 1 else 1.0 for t in true.values()])
+        random = np.random.default_rng((self.seed, number))
+        samples: list[Sample] = []
+        for label in random.choice(list(places), self.crops, p=weights / weights.sum()):
+            centre = places[label][random.integers(len(places[label]))]
+            sample = centred_crop(scene.planes, names, centre, true[label], self.size, random)
+            sample.meta.update(
+                id=f"{self.seed}-{number}-{len(samples)}", gsd_m=scene.gsd_m, domain=domain
+            )
+            samples.append(sample)
+        return samples
+
+
+def places_of(names: NDArray[np.uint8], size: int) -> Places:
+    """Where crops of a size can be centred.
+
+    Args:
+        names: Name of each pixel ``(H, W)``, or 255.
+        size: Side of the crops, px.
+    """
+    half = size // 2
+    inner = names[half : names.shape[0] - half, half : names.shape[1] - half]
+    return {int(i): np.argwhere(inner == i) + half for i in np.unique(inner) if i != NAMELESS}
+
+
+def centred_crop(
+    picture: NDArray[np.uint8],
+    names: NDArray[np.uint8],
+    centre: NDArray[np.int64],
+    true: Sequence[str],
+    size: int,
+    random: np.random.Generator,
+) -> Sample:
+    """A crop around a pixel, with the targets of `NamedCrops`.
+
+    Args:
+        picture: ``(3, H, W)``, RGB.
+        names: Name of each pixel ``(H, W)``, or 255.
+        centre: Row and column.
+        true: Captions of the pixel's name; the first, the whole name, comes most often.
+        size: Side of the crop, px.
+        random: Draws the caption.
+    """
+    row, column = centre
+    top, left = int(row) - size // 2, int(column) - size // 2
+    window = (slice(top, top + size), slice(left, left + size))
+    caption = true[0] if random.random() < 0.5 else true[int(random.integers(len(true)))]
+    targets = {
+        "mask": tv_tensors.Mask(torch.from_numpy(names[window].copy())),
+        "label": int(names[row, column]),
+        "caption": caption,
+        "true": tuple(true),
+    }
+    return Sample(tv_tensors.Image(torch.from_numpy(picture[:, *window].copy())), targets)
+
+
+def captions_of(name: str) -> tuple[str, ...]:
+    """What can truly be said of a name: itself and, of an object, its noun and its colour."""
+    colour, _, noun = name.partition(" ")
+    return (name, noun, colour) if noun in COLOURS else (name,)
+
+
+def named(scene: Scene, classes: Sequence[str]) -> NDArray[np.uint8]:
+    """The name of each pixel ``(H, W)``, an index in ``classes``, or 255."""
+    number = {name: i for i, name in enumerate(classes)}
+    ground = np.full(256, NAMELESS, np.uint8)
+    for i, name in enumerate(CLASSES):
+        ground[i] = number.get(name, NAMELESS)
+    things = np.full(len(scene.objects) + 1, NAMELESS, np.uint8)
+    for thing in scene.objects:
+        noun = thing.noun.split()[-1]  # of a tennis court, a storage tank
+        things[thing.id] = number.get(f"{thing.colour} {noun}", NAMELESS)
+    names: NDArray[np.uint8] = cv2.LUT(scene.mask, ground)
+    return np.where(scene.instances > 0, things[scene.instances], names)

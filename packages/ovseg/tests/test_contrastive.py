@@ -1,0 +1,78 @@
+"""CLIP's own training: which captions are true of which image, and what follows."""
+
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from torch.nn import functional as F
+
+from swath.core import load_model
+from swath.core.config import load_config
+from swath.core.engine import smoke, train
+from swath.core.errors import ConfigError
+from swath.ovseg.contrastive import CaptionTask, caption_contrast
+from swath.ovseg.scenes import SEEN, NamedCrops
+from swath.ovseg.towers import pretrained
+
+
+def test_where_captions_differ_the_loss_is_clips() -> None:
+    torch.manual_seed(0)
+    image, text = (F.normalize(torch.randn(6, 8), dim=1) for _ in range(2))
+    want = open_clip.ClipLoss()(image, text, torch.tensor(9.0))
+    got = caption_contrast(9.0 * image @ text.T, torch.eye(6, dtype=torch.bool))
+    torch.testing.assert_close(got, want)
+
+
+def test_captions_that_are_true_share_the_target() -> None:
+    torch.manual_seed(0)
+    logits, true = torch.randn(4, 4), torch.eye(4, dtype=torch.bool)
+    true[0, 2] = true[3, 0] = True
+    rows = [-logits[i].log_softmax(0)[true[i]].mean() for i in range(4)]
+    columns = [-logits[:, j].log_softmax(0)[true[:, j]].mean() for j in range(4)]
+    want = (torch.stack(rows).mean() + torch.stack(columns).mean()) / 2
+    torch.testing.assert_close(caption_contrast(logits, true), want)
+
+
+def test_a_batch_says_which_captions_hold_for_which_image() -> None:
+    samples = [NamedCrops(48, 24, seed=1, classes=SEEN)[i] for i in range(24)]
+    batch = CaptionTask(SEEN).collate(samples)
+    assert batch["true"].diag().all()
+    assert batch["label"].tolist() == [s.targets["label"] for s in samples]
+    shared = 0
+    for i, sample in enumerate(samples):
+        for j, other in enumerate(samples):
+            caption = other.targets["caption"]
+            words = set(caption.split()) <= set(SEEN[sample.targets["label"]].split())
+            assert bool(batch["true"][i, j]) == (words and caption in sample.targets["true"])
+            shared += i != j and bool(batch["true"][i, j])
+    print(f"captions of others that hold: {shared}")
+    assert shared > 0
+
+
+def test_names_are_checked_and_may_be_others(tiny: Any) -> None:
+    with pytest.raises(ConfigError, match="'tree' is there twice"):
+        CaptionTask(["tree", "tree"])
+    clip = tiny.build("catseg").clip
+    task = CaptionTask(["tree", "ship"]).with_classes(["tree", "ship", "road"])
+    batch = task.collate([NamedCrops(48, 4)[i] for i in range(2)])
+    for scores in task.predict(clip, batch):
+        assert scores.shape == (3,)
+        assert float(scores.sum()) == pytest.approx(1)
+
+
+def test_the_small_clip_names_images_and_its_file_begins_a_segmenter(tmp_path: Path) -> None:
+    config = smoke(load_config("clip_scenes_tiny"))
+    run = train(config, tmp_path / "clip", device="cpu", progress=False)
+    clip = load_model(run.last_checkpoint, device="cpu")
+    image = config.train.build()[0].image.permute(1, 2, 0).numpy()
+    answer = clip.predict(image, classes=["water", "red vehicle"])
+    assert answer.classes == ("water", "red vehicle")
+    assert sum(answer.probabilities) == pytest.approx(1)
+    spec = load_config("rskt_seg_scenes_tiny").model
+    towers = {"clip": run.last_checkpoint, "remote_clip": run.last_checkpoint}
+    model = pretrained(spec["model"].build(), towers)
+    for name, value in clip.model.state_dict().items():
+        assert torch.equal(model.clip.state_dict()[name].half(), value.half()), name
+    assert not any(p.requires_grad for p in model.clip.parameters())
