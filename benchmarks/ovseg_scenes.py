@@ -1,0 +1,253 @@
+"""Do words reach what was never trained? A small CLIP, and CAT-Seg, GSNet and RSKT-Seg on it.
+
+Run:    OMP_NUM_THREADS=1 python benchmarks/ovseg_scenes.py --seed 0
+Claim:  names that neither CLIP's captions nor the masks held ("white building", where other
+        white things and other buildings were taught) are found: mIoU of at least 35, and at least
+        10 above CLIP's similarity map alone.
+
+All learn `swath.ovseg.scenes.SEEN`; one colour of each noun is kept back, and each of these colours
+once: `UNSEEN`. They are judged on crops of unseen scenes, where all names compete. Beside them the
+similarity map (MaskCLIP: no head, nothing trained) and a closed-set head on the same frozen CLIP,
+which knows no name but those trained. RSKT-Seg also without its turned cost maps, both also on
+turned images. The seconds of training beside the similarity map are CLIP's. Each finished run is
+kept in the results and not repeated; its weights are kept in --work.
+The recipe (configs, iterations) was chosen at seed 100.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import RESULTS, RUNS, record
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from swath.core.checkpoint.safe import load_file
+from swath.core.config import TrainConfig, load_config
+from swath.core.engine import evaluate, train
+from swath.core.palette import default_palette
+from swath.core.sample import Sample
+from swath.core.spec import Spec
+from swath.core.viz.figures import new_figure, panels
+from swath.core.viz.overlay import colourise
+from swath.ovseg.configs import _scenes
+from swath.ovseg.layers import GuidedUpsample, guidance_projection
+from swath.ovseg.metrics import mean_iou
+from swath.ovseg.models.base import OpenVocabularySegmenter
+from swath.ovseg.models.maskclip import MaskCLIP
+from swath.ovseg.scenes import SEEN, UNSEEN, NamedCrops
+from swath.ovseg.task import OpenVocabularyTask
+from swath.ovseg.towers import pretrained
+
+NAME = "ovseg_scenes"
+ALL = (*SEEN, *UNSEEN)
+ABSENT = -100.0
+AIM = 35
+PALETTE = default_palette(len(ALL))
+
+
+class ClosedSet(OpenVocabularySegmenter):
+    """A decoder on CLIP's dense features with an output for each trained class; texts aren't read.
+
+    Args:
+        count: How many classes.
+        clip: Arguments of `CLIP`.
+        guidance_dims: See `OpenVocabularySegmenter`, as the rest.
+        taps: See there.
+        finetune: See there.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        clip: Mapping[str, Any],
+        guidance_dims: Sequence[int],
+        taps: Sequence[int],
+        finetune: str,
+    ) -> None:
+        super().__init__(clip, guidance_dims, taps, finetune)
+        first, second = guidance_dims
+        self.embed = guidance_projection(self.clip.embed_dim, 64)
+        self.stages = nn.ModuleList(
+            [GuidedUpsample(64, 64, first, 64), GuidedUpsample(64, 64, second, 64)]
+        )
+        self.head = nn.Conv2d(64, count, 3, padding=1)
+
+    @property
+    def templates(self) -> int:
+        """None are read."""
+        return 1
+
+    def score(self, image: Tensor, text: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Logits ``(B, T, 4 h, 4 w)``: the trained classes come first, others are never found."""
+        features, (_, first, second) = self.clip_features(image, grid)
+        x = self.embed(features)
+        for stage, guidance in zip(self.stages, (first, second), strict=True):
+            x = stage(x, [guidance])
+        logits: Tensor = self.head(x)
+        return F.pad(logits, (0, 0, 0, 0, 0, len(text) - logits.shape[1]), value=ABSENT)
+
+
+class Turned:
+    """Crops turned by one, two and three quarter turns, one after the other."""
+
+    def __init__(self, crops: NamedCrops) -> None:
+        self.crops = crops
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample, turns = self.crops[index], 1 + index % 3
+        mask = sample.targets["mask"]
+        return replace(
+            sample,
+            image=torch.rot90(sample.image, turns, (1, 2)),
+            targets={**sample.targets, "mask": torch.rot90(mask, turns, (0, 1))},
+        )
+
+
+def configs(seed: int, clip: Path) -> dict[str, TrainConfig]:
+    """What is trained, by name, with the weights of a CLIP."""
+    catseg, rskt_seg = load_config("catseg_scenes_tiny"), load_config("rskt_seg_scenes_tiny")
+    made = {
+        "CAT-Seg": catseg,
+        "GSNet": load_config("gsnet_scenes_tiny"),
+        "RSKT-Seg": rskt_seg,
+        "closed set": replace(catseg, model=_scenes.from_clip(ClosedSet, count=len(SEEN))),
+        "RSKT-Seg, one direction": rskt_seg.override(["model.model.use_rotate=False"]),
+    }
+    for title, config in made.items():
+        model = config.model
+        model["weights"] = {tower: str(clip) for tower in model["weights"]}
+        scenes = dict(config.train.kwargs, seed=1000 + seed)
+        made[title] = replace(config, val=None, seed=seed, train=Spec(NamedCrops, **scenes))
+    return made
+
+
+def trained(config: TrainConfig, folder: Path) -> tuple[nn.Module, float | None]:
+    """The model as the last step left it, and the processor's seconds if it wasn't there yet."""
+    seconds = None
+    if not folder.exists():
+        part = folder.with_name(f"{folder.name}.part")
+        options = [f"checkpoint_every={config.iterations}", "num_workers=0"]
+        start = time.process_time()
+        run = train(config.override(options), part, device="cpu", overwrite=True, progress=False)
+        if run.interrupted:
+            raise KeyboardInterrupt
+        seconds = time.process_time() - start
+        part.rename(folder)
+    model: nn.Module = config.model.build()
+    model.load_state_dict(load_file(folder / "last.safetensors"))
+    return model, seconds
+
+
+def clip_config(seed: int) -> TrainConfig:
+    """How CLIP is trained, on the captions of seen names."""
+    options = [f"seed={seed}", f"train.seed={1000 + seed}", "val=None"]
+    return load_config("clip_scenes_tiny", options)
+
+
+def judged(model: nn.Module, crops: Any) -> dict[str, float]:
+    """Mean IoU in percent over seen and unseen names, and of each unseen one."""
+    task = OpenVocabularyTask(ALL, ensemble="name")
+    figures = evaluate(model, task, crops, batch_size=8, device="cpu", progress=False)
+    groups = {"seen": SEEN, "unseen": UNSEEN} | {name: (name,) for name in UNSEEN}
+    return {title: 100 * mean_iou(figures, names) for title, names in groups.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", help="of the models")
+    parser.add_argument("--crops", type=int, default=320, help="that are judged")
+    parser.add_argument("--work", type=Path, default=RUNS / NAME)
+    parser.add_argument("--set", nargs="+", default=[], help="overrides, to choose a recipe")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    folder = options.work / str(options.seed)
+    rows = known()
+    _, seconds = trained(clip_config(options.seed), folder / "clip")
+    clip = folder / "clip" / "last.safetensors"
+    crops = NamedCrops(_scenes.SIZE, options.crops, 2000 + options.seed, ALL)
+    models: dict[str, nn.Module] = {}
+    models["similarity map"] = pretrained(MaskCLIP(_scenes.CLIP), {"clip": clip})
+    for title, config in {"similarity map": None, **configs(options.seed, clip)}.items():
+        if options.only and title not in options.only:
+            continue
+        if config is not None:
+            models[title], seconds = trained(config.override(options.set), folder / title)
+        if any((r["seed"], r["model"]) == (options.seed, title) for r in rows):
+            continue
+        turned = judged(models[title], Turned(crops))
+        rows.append(
+            {
+                "seed": options.seed,
+                "model": title,
+                **judged(models[title], crops),
+                **{f"turned: {key}": turned[key] for key in ("seen", "unseen")},
+                "training s": seconds,
+            }
+        )
+        print(json.dumps(rows[-1]), flush=True)
+        record(NAME, rows, unseen_names=UNSEEN, crops=options.crops)
+    plot(rows).savefig(RESULTS / f"{NAME}.png", dpi=140)
+    pictures(models, crops).savefig(RESULTS / f"{NAME}_pictures.png", dpi=110)
+
+
+def plot(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Bars of the means over seeds, every run as a point, the aim as a line."""
+    titles = list(dict.fromkeys(row["model"] for row in rows))
+    figure = new_figure(7.2, 3.4)
+    axes = figure.add_subplot()
+    for shift, group, colour in ((-0.2, "seen", "#8a8f98"), (0.2, "unseen", "#2463a8")):
+        for x, title in enumerate(titles):
+            values = [row[group] for row in rows if row["model"] == title]
+            label = f"{group} names" if x == 0 else None
+            axes.bar(x + shift, np.mean(values), 0.38, color=colour, label=label)
+            axes.scatter([x + shift] * len(values), values, s=9, color="black")
+    axes.axhline(AIM, color="#d98c2b", linestyle="--", label=f"aim for unseen names, {AIM}")
+    axes.set_xticks(range(len(titles)), [title.replace(", ", ",\n") for title in titles])
+    axes.set_ylabel("mIoU on unseen scenes, %")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return figure
+
+
+def pictures(models: Mapping[str, nn.Module], crops: NamedCrops) -> Figure:
+    """A crop around each unseen name: image, truth, and what every model makes of it."""
+    task = OpenVocabularyTask(ALL, ensemble="name")
+    shown: dict[str, Any] = {}
+    for row, name in enumerate(UNSEEN):
+        sample = next((s for s in crops if ALL[s.targets["label"]] == name), crops[row])
+        batch = task.collate([sample])
+        image = np.ascontiguousarray(sample.image.permute(1, 2, 0).numpy())
+        maps = {name: np.asarray(sample.targets["mask"])} | {
+            title: task.predict(model.eval(), batch)[0].argmax(0).numpy()
+            for title, model in models.items()
+        }
+        blank = "\u200b" * row  # titles are keys
+        shown[f"image{blank}"] = image
+        for title, found in maps.items():
+            shown[title + blank] = colourise(found, PALETTE)
+    used = np.unique([np.asarray(s.targets["mask"]) for s in crops])
+    names = [ALL[i] for i in used if i < len(ALL)]
+    colours = [PALETTE[i] for i in used if i < len(ALL)]
+    return panels(shown, columns=2 + len(models), classes=names, palette=colours, side=1.7)
+
+
+def known() -> list[dict[str, Any]]:
+    """The runs that are finished."""
+    path = RESULTS / f"{NAME}.json"
+    return json.loads(path.read_text())["rows"] if path.exists() else []
+
+
+if __name__ == "__main__":
+    main()
