@@ -24,14 +24,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import RESULTS, RUNS, record
+from common import RESULTS, RUNS, record, trained
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from swath.core.checkpoint.safe import load_file
 from swath.core.config import TrainConfig, load_config
-from swath.core.engine import evaluate, train
+from swath.core.engine import evaluate
 from swath.core.palette import default_palette
 from swath.core.sample import Sample
 from swath.core.spec import Spec
@@ -132,16 +132,13 @@ def configs(seed: int, clip: Path) -> dict[str, TrainConfig]:
     return made
 
 
-def trained(config: TrainConfig, folder: Path) -> tuple[nn.Module, float | None]:
-    """The model as the last step left it, and the processor's seconds if it wasn't there yet."""
+def weights_of(config: TrainConfig, folder: Path) -> tuple[nn.Module, float | None]:
+    """The trained model, and the processor's seconds unless it was there already."""
     seconds = None
     if not folder.exists():
         part = folder.with_name(f"{folder.name}.part")
-        options = [f"checkpoint_every={config.iterations}", "num_workers=0"]
         start = time.process_time()
-        run = train(config.override(options), part, device="cpu", overwrite=True, progress=False)
-        if run.interrupted:
-            raise KeyboardInterrupt
+        trained(config.override([f"checkpoint_every={config.iterations}", "num_workers=0"]), part)
         seconds = time.process_time() - start
         part.rename(folder)
     model: nn.Module = config.model.build()
@@ -174,7 +171,7 @@ def main() -> None:
     torch.set_num_threads(1)
     folder = options.work / str(options.seed)
     rows = known()
-    _, seconds = trained(clip_config(options.seed), folder / "clip")
+    _, seconds = weights_of(clip_config(options.seed), folder / "clip")
     clip = folder / "clip" / "last.safetensors"
     crops = NamedCrops(_scenes.SIZE, options.crops, 2000 + options.seed, ALL)
     models: dict[str, nn.Module] = {}
@@ -183,7 +180,7 @@ def main() -> None:
         if options.only and title not in options.only:
             continue
         if config is not None:
-            models[title], seconds = trained(config.override(options.set), folder / title)
+            models[title], seconds = weights_of(config.override(options.set), folder / title)
         if any((r["seed"], r["model"]) == (options.seed, title) for r in rows):
             continue
         turned = judged(models[title], Turned(crops))

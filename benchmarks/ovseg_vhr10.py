@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from common import RUNS, record
 from numpy.typing import NDArray
-from ovseg_scenes import ClosedSet, trained
+from ovseg_scenes import ClosedSet, weights_of
 
 from swath.core.config import TrainConfig, load_config
 from swath.core.data.transforms import Dihedral
@@ -128,7 +128,7 @@ def main() -> None:
         task=Spec(CaptionTask, classes=list(order)),
         train=crops(_scenes.CROP, 128_000, order),
     )
-    _, seconds = trained(towers, options.work / "clip")
+    _, seconds = weights_of(towers, options.work / "clip")
     weights = {"clip": str(options.work / "clip" / "last.safetensors")}
     unseen = crops(_scenes.SIZE, 330, order, first=1).build()
     rows = [
@@ -149,7 +149,7 @@ def main() -> None:
             task=Spec(OpenVocabularyTask, classes=list(TAUGHT), ensemble="name", skip_ignored=True),
             train=crops(_scenes.SIZE, 64_000, TAUGHT),
         )
-        made, seconds = trained(head, options.work / title)
+        made, seconds = weights_of(head, options.work / title)
         rows.append({"model": title, **judged(made, unseen), "training s": seconds})
     record("ovseg_vhr10", rows, seed=options.seed, held_out=HELD_OUT, crops=len(unseen))
 

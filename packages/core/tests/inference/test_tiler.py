@@ -13,10 +13,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from swath.core.errors import ConfigError, RasterError
+from swath.core.geo.raster import RasterInfo
 from swath.core.inference.tiler import (
     Plan,
+    Scene,
     TilePrediction,
     ahead,
+    average_scores,
     blend_logits,
     label_dtype,
     plan_tiles,
@@ -301,3 +304,18 @@ def test_the_producer_ends_when_the_consumer_does() -> None:
     items.close()
     assert closed.is_set()
     assert "swath-test-thread" not in [t.name for t in threading.enumerate()]
+
+
+def test_scores_of_tiles_count_by_their_valid_pixels() -> None:
+    plan = plan_tiles(32, 64, 32, 0, 0)
+    left, right = plan
+    scene = Scene(plan, RasterInfo(None, 64, 32, 3, "uint8"), task=None)
+    half = np.arange(32 * 32).reshape(32, 32) % 2 == 0
+    tiles = [
+        TilePrediction(left, torch.tensor([1.0, 0.0]), np.ones((32, 32), dtype=bool)),
+        TilePrediction(right, torch.tensor([0.4, 0.6]), half),
+    ]
+    assert average_scores(tiles, scene) == pytest.approx((0.8, 0.2))
+    nothing: list[TilePrediction[torch.Tensor]] = [TilePrediction(left, None, None)]
+    with pytest.raises(RasterError, match="no valid pixel"):
+        average_scores(nothing, scene)
