@@ -40,11 +40,11 @@ from swath.core.viz.overlay import colourise
 from swath.ovseg.configs import _scenes
 from swath.ovseg.layers import GuidedUpsample, guidance_projection
 from swath.ovseg.metrics import mean_iou
-from swath.ovseg.models.base import OpenVocabularySegmenter
+from swath.ovseg.models.base import ViTSegmenter
 from swath.ovseg.models.maskclip import MaskCLIP
+from swath.ovseg.models.towers import pretrained
 from swath.ovseg.scenes import SEEN, UNSEEN, NamedCrops
 from swath.ovseg.task import OpenVocabularyTask
-from swath.ovseg.towers import pretrained
 
 NAME = "ovseg_scenes"
 ALL = (*SEEN, *UNSEEN)
@@ -53,13 +53,13 @@ AIM = 35
 PALETTE = default_palette(len(ALL))
 
 
-class ClosedSet(OpenVocabularySegmenter):
+class ClosedSet(ViTSegmenter):
     """A decoder on CLIP's dense features with an output for each trained class; texts aren't read.
 
     Args:
         count: How many classes.
         clip: Arguments of `CLIP`.
-        guidance_dims: See `OpenVocabularySegmenter`, as the rest.
+        guidance_dims: See `ViTSegmenter`, as the rest.
         taps: See there.
         finetune: See there.
     """

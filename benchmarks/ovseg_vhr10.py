@@ -31,9 +31,9 @@ from swath.ovseg.configs import _scenes
 from swath.ovseg.contrastive import CaptionTask
 from swath.ovseg.metrics import mean_iou
 from swath.ovseg.models.maskclip import MaskCLIP
+from swath.ovseg.models.towers import pretrained
 from swath.ovseg.scenes import NAMELESS, centred_crop, places_of
 from swath.ovseg.task import OpenVocabularyTask
-from swath.ovseg.towers import pretrained
 
 CLASSES = (
     "background", "airplane", "ship", "storage tank", "baseball diamond", "tennis court",

@@ -13,8 +13,8 @@ from swath.core.config import load_config
 from swath.core.engine import smoke, train
 from swath.core.errors import ConfigError
 from swath.ovseg.contrastive import CaptionTask, caption_contrast
+from swath.ovseg.models.towers import pretrained
 from swath.ovseg.scenes import SEEN, NamedCrops
-from swath.ovseg.towers import pretrained
 
 
 def test_where_captions_differ_the_loss_is_clips() -> None:

@@ -26,7 +26,7 @@ _LAZY = {
     "mean_iou": "swath.ovseg.metrics",
     "open_vocabulary_adamw": "swath.ovseg.optimizers",
     "pixelwise_bce": "swath.ovseg.losses",
-    "pretrained": "swath.ovseg.towers",
+    "pretrained": "swath.ovseg.models.towers",
     "published_augment": "swath.ovseg.augment",
     "tokenize": "swath.ovseg.prompts",
 }

@@ -130,7 +130,8 @@ def load_pair(
         specs = {name: from_data(description[name]) for name in ("model", "task")}
         for spec in specs.values():
             _check_harmless(spec, path)
-        model, task = specs["model"].build(), specs["task"].build()
+        # the file brings the weights: none are read, or fetched, because it names others
+        model, task = _without_weights(specs["model"]).build(), specs["task"].build()
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from error
     except (KeyError, AttributeError, TypeError, ValueError) as error:

@@ -11,9 +11,9 @@ from typing import Any
 from swath.core.data.segmentation import CatalogueSegmentation
 from swath.core.spec import Spec
 from swath.ovseg.datasets import DATASETS
+from swath.ovseg.models.towers import pretrained
 from swath.ovseg.protocols import PublishedProtocol
 from swath.ovseg.task import OpenVocabularyTask
-from swath.ovseg.towers import pretrained
 
 WEIGHTS = "$SWATH_DATA/weights"
 _CLIP = {"b": f"{WEIGHTS}/ViT-B-16.pt", "l": f"{WEIGHTS}/ViT-L-14-336px.pt"}

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from swath.core.spec import Spec
+from swath.ovseg.models.towers import pretrained
 from swath.ovseg.scenes import SEEN, NamedCrops
 from swath.ovseg.task import OpenVocabularyTask
-from swath.ovseg.towers import pretrained
 
 CLIP_FILE = "runs/clip_scenes_tiny/last.safetensors"
 """Where ``swath train clip_scenes_tiny`` leaves its CLIP."""

@@ -11,9 +11,9 @@ from swath.core.spec import Spec
 from swath.ovseg.augment import published_augment
 from swath.ovseg.configs._published import WEIGHTS, data, published_task
 from swath.ovseg.models.sed import sed
+from swath.ovseg.models.towers import pretrained
 from swath.ovseg.optimizers import open_vocabulary_adamw
 from swath.ovseg.protocols import PublishedProtocol
-from swath.ovseg.towers import pretrained
 
 model = Spec(
     pretrained,

@@ -36,11 +36,11 @@ from swath.ovseg.clip import CLIP_MEAN, CLIP_SIZES, CLIP_STD
 from swath.ovseg.datasets import DATASETS
 from swath.ovseg.models import catseg, gsnet, rskt_seg
 from swath.ovseg.models.base import ViTSegmenter
+from swath.ovseg.models.towers import pretrained
 from swath.ovseg.optimizers import OpenVocabularyAdamW
 from swath.ovseg.prompts import templates
 from swath.ovseg.protocols import PublishedProtocol
 from swath.ovseg.task import OpenVocabularyTask
-from swath.ovseg.towers import pretrained
 
 try:
     from detectron2.config import CfgNode, get_cfg

@@ -8,7 +8,7 @@ so that the gain over it is what their heads are worth.
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from swath.kernels import cost_volume
 from swath.ovseg.clip import CLIP, set_finetuning
@@ -23,7 +23,7 @@ class MaskCLIP(OpenVocabularySegmenter):
     """
 
     def __init__(self, clip: Mapping[str, Any] | None = None) -> None:
-        nn.Module.__init__(self)  # without the layers that guide a decoder
+        super().__init__()
         self.clip = CLIP(**(clip or {}))
         set_finetuning(self.clip, "frozen")
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from swath.core.errors import CheckpointError, UnsafeCheckpointError
 from swath.ovseg.clip import clip_arguments, remap_clip_keys
+from swath.ovseg.models.towers import pretrained
 from swath.ovseg.torchscript import is_torchscript, read_torchscript
-from swath.ovseg.towers import pretrained
 
 
 def packed(state: dict[str, Tensor]) -> dict[str, Tensor]:
