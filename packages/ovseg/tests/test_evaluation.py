@@ -24,8 +24,9 @@ CONFIG = """
 from swath.core.data.scenes import SceneDataset
 from swath.core.spec import Spec
 from swath.ovseg import OpenVocabularyTask, PublishedProtocol, open_vocabulary_adamw
-from swath.ovseg.configs.gsnet_scenes_tiny import model
+from swath.ovseg.configs.gsnet_scenes_tiny import model as _with_clip
 
+model = _with_clip["model"]
 task = Spec(
     OpenVocabularyTask,
     classes=["tree"],
