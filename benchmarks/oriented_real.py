@@ -8,6 +8,10 @@ Shows:  that the whole way works on photographs: labels in, training, AP, boxes 
         `oriented_rcnn_scenes_tiny` learnt from rendered scenes. dota8 has four images, which are
         learnt and judged alike: whether they can be learnt at all.
 
+State:  180 steps (``--iterations 180``, 80 s of CPU time) from the scenes' detector: VHR-10 AP50 0.11
+        on 50 images, storage tanks 0.84, no other class above 0.11; dota8 AP50 0.44. Not run longer,
+        nor from nothing.
+
 Of VHR-10's images in the order of their names, every fourth block of five is judged on: neighbours
 may show neighbouring ground. With ``--pictures`` the judged images are drawn with what was found
 and what is there. The recipe is that of the scenes but for augmentation and length, chosen before
@@ -39,9 +43,9 @@ ZOOM = 0.5  # half of the pixels along each side tell enough, in a quarter of th
 SIZE = 192
 VHR10 = ("airplane", "ship", "storage_tank", "baseball_diamond", "tennis_court", "basketball_court",
          "ground_track_field", "harbor", "bridge", "vehicle")  # fmt: skip
-DOTA = ("plane", "baseball-diamond", "bridge", "ground-track-field", "small-vehicle",
-        "large-vehicle", "ship", "tennis-court", "basketball-court", "storage-tank",
-        "soccer-ball-field", "roundabout", "harbor", "swimming-pool", "helicopter")  # fmt: skip
+DOTA = ("plane", "ship", "storage-tank", "baseball-diamond", "tennis-court", "basketball-court",
+        "ground-track-field", "harbor", "bridge", "large-vehicle", "small-vehicle", "helicopter",
+        "roundabout", "soccer-ball-field", "swimming-pool")  # fmt: skip
 
 
 def vhr10(root: Path) -> tuple[Spec, Spec]:
