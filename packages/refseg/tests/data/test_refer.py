@@ -199,6 +199,28 @@ def test_a_list_of_sentences_is_split_by_image(tmp_path: Path) -> None:
         SentenceList(tmp_path / "refs.json", tmp_path)
 
 
+def test_outlines_of_all_objects_say_where_words_are_true(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((SIDE, SIDE, 3), np.uint8)).save(tmp_path / "a.png")
+    pond, court = [[0, 0, 4, 0, 4, 2, 0, 2]], [[0, 4, 3, 4, 3, 6, 0, 6]]
+    rows = [{"image": "a.png", "sentence": "the pond", "segmentation": pond}]
+    (tmp_path / "refs.json").write_text(json.dumps(rows))
+    coco = {
+        "images": [{"id": 1, "file_name": "a.png", "height": SIDE, "width": SIDE}],
+        "categories": [{"id": 1, "name": "pond"}, {"id": 2, "name": "tennis_court"}],
+        "annotations": [
+            {"id": i, "image_id": 1, "category_id": i, "segmentation": s, "bbox": [0, 0, 1, 1]}
+            for i, s in ((1, pond), (2, court))
+        ],
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(coco))
+    plain = SentenceList(tmp_path / "refs.json", tmp_path)[0]
+    assert "words" not in plain.targets
+    told = SentenceList(tmp_path / "refs.json", tmp_path, objects=tmp_path / "instances.json")[0]
+    assert told.meta["words"] == ("court", "pond", "tennis")
+    places = block(slice(4, 6), slice(0, 3)), block(slice(0, 2), slice(0, 4))
+    np.testing.assert_array_equal(told.targets["words"], [places[0], places[1], places[0]])
+
+
 @pytest.fixture
 def samples() -> Path:
     here = Path(__file__).resolve()

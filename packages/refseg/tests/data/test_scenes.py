@@ -2,7 +2,7 @@ from collections import Counter
 
 import numpy as np
 
-from swath.refseg.data.scenes import VOCABULARY, SceneSentences
+from swath.refseg.data.scenes import SEEN_WORDS, VOCABULARY, SceneSentences
 from swath.refseg.text import WordPieces
 
 SHARES = {"object": 0.4, "class": 0.3, "colour": 0.2, "nothing": 0.1}
@@ -43,3 +43,31 @@ def test_scenes_without_objects_are_asked_about_their_ground() -> None:
     kinds = Counter(data[i].meta["kind"] for i in range(len(data)))
     assert kinds["many of a class"] > 0
     assert sum(kinds.values()) == 40
+
+
+def test_scenes_without_objects_may_be_left_out() -> None:
+    data = SceneSentences(48, 40, seed=5, empty_scenes=False)
+    kinds = {data[i].meta["kind"] for i in range(len(data))}
+    assert "many of a class" not in kinds
+    assert {"unique", "extreme"} <= kinds
+    assert len(data.epoch_order(0, 0)) == 40
+
+
+def test_words_are_true_where_their_objects_are() -> None:
+    data = SceneSentences(96, 30, seed=3, shares=SHARES, words=True)
+    agreed = 0
+    for i in range(len(data)):
+        sample = data[i]
+        words = sample.targets["words"].numpy()
+        assert sample.meta["words"] == SEEN_WORDS
+        assert words.shape == (len(SEEN_WORDS), 96, 96)
+        said = sample.targets["sentence"].removesuffix(" in the image").split()
+        true = [words[SEEN_WORDS.index(word)] for word in said if word in SEEN_WORDS]
+        if sample.meta["kind"] == "many of a colour":  # all words hold where the mask is
+            np.testing.assert_array_equal(np.min(true, axis=0), sample.targets["mask"])
+            agreed += 1
+        elif sample.meta["kind"] != "nothing" and "of" not in said:
+            assert (np.min(true, axis=0) >= sample.targets["mask"].numpy()).all()
+            agreed += 1
+    print(f"{agreed} sentences")
+    assert agreed > 15

@@ -1,10 +1,12 @@
-"""What RemoteSAM minimises: weighted cross-entropy and Dice, nine parts to one.
+"""What RemoteSAM minimises: weighted cross-entropy and Dice, nine parts to one; and a loss of ours.
 
 Official code: https://github.com/1e12Leon/RemoteSAM, `loss/`; dossier section 2.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -68,3 +70,27 @@ def referring_losses(
         "ce": (1 - dice_weight) * cross_entropy(logits, target, object_weight),
         "dice": dice_weight * dice(logits, target, dice_reduction),
     }
+
+
+def word_loss(naming: Sequence[Tensor], shares: Tensor) -> Tensor:
+    """Cross-entropy between the words that are true of a place and those found there.
+
+    Where no word is true, the start mark is meant. So that small objects count, a word weighs as
+    much as the inverse root of the share of the image that it is true of; so that places are those
+    of objects, a stage counts half as much as the finer one before. Ours, not RemoteSAM's.
+
+    Args:
+        naming: Log-probabilities of N tokens for each place, ``(B, h_i, w_i, N)``, by stage.
+        shares: Of each place, what share each token is true of, 0..1, ``(B, N, h, w)``; 0 for
+            tokens that name nothing one could see, the start mark, token 0, among them.
+    """
+    none = (1 - shares.sum(1, keepdim=True)).clamp(min=0)
+    truth = torch.cat([none, shares[:, 1:]], dim=1)
+    truth = truth / truth.sum(1, keepdim=True)
+    weight = truth.mean((2, 3), keepdim=True).clamp(min=1e-4).rsqrt()
+    weight = weight / (truth * weight).sum(1).mean((1, 2))[:, None, None, None]
+    total = weight.new_zeros(())
+    for i, log in enumerate(naming):
+        meant = F.adaptive_avg_pool2d(truth * weight, log.shape[1:3]).permute(0, 2, 3, 1)
+        total = total - (meant * log).sum(-1).mean() / 2**i
+    return total / (2 - 2 ** (1 - len(naming)))

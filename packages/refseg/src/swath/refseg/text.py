@@ -86,6 +86,13 @@ class WordPieces:
         encoding = self._tokenizer.encode(sentence, add_special_tokens=False)
         return [self.words[START], *encoding.ids, self.words[END]]
 
+    def spoken(self, sentence: str) -> list[str]:
+        """For each of `pieces` the whole word that it belongs to; empty for the marks."""
+        encoding = self._tokenizer.encode(sentence, add_special_tokens=False)
+        normal = self._tokenizer.normalizer.normalize_str(sentence)
+        words = [word for word, _ in self._tokenizer.pre_tokenizer.pre_tokenize_str(normal)]
+        return ["", *(words[i] for i in encoding.word_ids), ""]
+
     def __call__(self, sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Word pieces and mask, int64 ``(B, max_tokens)`` each: 1 for word pieces, 0 for padding.
 

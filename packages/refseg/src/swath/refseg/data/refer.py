@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torchvision import tv_tensors
 
 from swath.core.checkpoint.safe import load_any
-from swath.core.data.detection import draw_segmentation
+from swath.core.data.detection import draw_segmentation, read_coco
 from swath.core.data.readers import resolve_root
 from swath.core.data.segmentation import read_image_tensor
 from swath.core.data.spec import Item, Layout
@@ -232,9 +232,11 @@ class SentenceList(ReferringSet):
             in COCO's form.
         images: Folder of the images.
         split: ``"all"``; or ``"test"``, every third image by name, and ``"train"``, the others.
+        objects: COCO file with outlines of everything that images show. Samples then say where
+            the words of its class names are true, as `ReferringTask` can learn from.
 
     Raises:
-        DataError: If the file can't be read, or an entry lacks something.
+        DataError: If a file can't be read, or an entry lacks something.
     """
 
     def __init__(
@@ -242,6 +244,7 @@ class SentenceList(ReferringSet):
         path: str | Path,
         images: str | Path,
         split: Literal["all", "train", "test"] = "all",
+        objects: str | Path | None = None,
     ) -> None:
         file, folder = resolve_root(path), resolve_root(images)
         try:
@@ -260,10 +263,34 @@ class SentenceList(ReferringSet):
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{file}: can't be read as a list of sentences: {error!r}") from error
         super().__init__(questions, file)
+        self.objects = {} if objects is None else read_coco(resolve_root(objects))
+        self.words = tuple(
+            sorted({w for o in self.objects.values() for n in o.names for w in _spoken(n)})
+        )
+
+    def __getitem__(self, index: int) -> Sample:
+        """See `ReferringSet`; with ``objects``, also ``"words"`` and ``meta["words"]``."""
+        sample = super().__getitem__(index)
+        if self.words:
+            image = self.questions[index].image
+            true = self._true_words(image, (sample.image.shape[-2], sample.image.shape[-1]))
+            sample.targets["words"] = tv_tensors.Mask(torch.from_numpy(true))
+            sample.meta["words"] = self.words
+        return sample
 
     def mask(self, question: Question, size: tuple[int, int]) -> NDArray[np.uint8]:
         """See `ReferringSet.mask`."""
         return draw_segmentation(question.answer, size, question.image)
+
+    def _true_words(self, image: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """Where each of `words` is true, ``(K, H, W)``."""
+        masks = np.zeros((len(self.words), *size), np.uint8)
+        if image.name in self.objects:
+            shown = self.objects[image.name]
+            for name, polygons in zip(shown.names, shown.polygons, strict=True):
+                rows = [self.words.index(word) for word in _spoken(name)]
+                masks[rows] |= draw_segmentation(polygons, size, image)
+        return masks
 
 
 class DiorRsvg(Questions):
@@ -437,6 +464,11 @@ def _rsvg_objects(folder: Path) -> Iterator[Question]:
                 yield Question(f"{path.stem}-{number}", folder / "JPEGImages" / name, sentence, box)
         except (ElementTree.ParseError, ValueError) as error:
             raise DataError(f"{path}: can't be read: {error}") from error
+
+
+def _spoken(name: str) -> list[str]:
+    """The words of a class name."""
+    return name.replace("_", " ").replace("-", " ").lower().split()
 
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")

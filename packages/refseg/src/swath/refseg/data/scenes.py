@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torchvision import tv_tensors
 
 from swath.core.data.scenes import CLASSES, OBJECT_CLASSES, SceneDataset
+from swath.core.data.scenes.domains import NAMED_COLOURS
 from swath.core.data.scenes.scene import Scene
 from swath.core.errors import DataError, suggest
 from swath.core.sample import Sample
@@ -23,14 +24,24 @@ GROUND = tuple(name for name in CLASSES if name not in OBJECT_CLASSES)
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 VOCABULARY = (
     "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]",
-    "above", "aircraft", "at", "bare", "basketball", "below", "black", "blue", "bottom",
-    "bottommost", "brown", "building", "centre", "court", "field", "grass", "green", "grey",
-    "image", "in", "largest", "left", "leftmost", "of", "orange", "pavement", "red", "right",
-    "rightmost", "road", "ship", "smallest", "soccer", "storage", "tank", "tennis", "the", "top",
-    "topmost", "tree", "vehicle", "water", "white", "yellow",
+    "above", "aircraft", "airplane", "at", "bare", "baseball", "basketball", "below", "black",
+    "blue", "bottom", "bottommost", "bridge", "brown", "building", "centre", "court", "diamond",
+    "field", "grass", "green", "grey", "ground", "harbor", "image", "in", "largest", "left",
+    "leftmost", "of", "only", "orange", "pavement", "red", "right", "rightmost", "road", "ship",
+    "smallest", "soccer", "storage", "tank", "tennis", "the", "top", "topmost", "track", "tree",
+    "vehicle", "water", "white", "yellow",
     *_LETTERS, *(f"##{letter}" for letter in _LETTERS),
 )  # fmt: skip
-"""The words of the scenes' sentences, for `WordPieces`; others are spelt letter by letter."""
+"""The words of sentences about scenes and VHR-10, for `WordPieces`; others are spelt by letters."""
+
+SEEN_WORDS = tuple(sorted({
+    *GROUND, *NAMED_COLOURS, "aircraft", "basketball", "building", "court", "ship", "soccer",
+    "storage", "tank", "tennis", "vehicle",
+}))  # fmt: skip
+"""Words that are true of pixels by themselves, whatever else the scene shows."""
+
+ATTEMPTS = 8
+"""How many scenes are tried for one that a sentence can single out an object of."""
 
 Asked = tuple[str, NDArray[np.bool_], str]
 """A sentence, its mask ``(H, W)``, and its kind."""
@@ -52,6 +63,10 @@ class SceneSentences:
         shares: How often each of `KINDS` is drawn, in any unit.
         sentences: Samples per scene. In training they come one after the other, so that a scene is
             rendered once for all of them.
+        empty_scenes: Whether there may be scenes in which no sentence singles out an object: at
+            96 px that is every third.
+        words: Whether samples say what single words mean: ``"words"`` uint8 ``(K, H, W)``, 1 where
+            a word is true, and ``meta["words"]``, which K these are.
 
     Raises:
         DataError: If a kind is unknown.
@@ -65,6 +80,8 @@ class SceneSentences:
         domain: str = "temperate",
         shares: Mapping[str, float] | None = None,
         sentences: int = 1,
+        empty_scenes: bool = True,
+        words: bool = False,
     ) -> None:
         shares = dict(shares or {"object": 1})
         for kind in shares:
@@ -72,7 +89,9 @@ class SceneSentences:
                 raise DataError(f"scenes have no sentences of kind '{kind}'{suggest(kind, KINDS)}")
         self.count, self.sentences = count, sentences
         self.shares = np.array([shares.get(kind, 0.0) for kind in KINDS])
-        self.scenes = SceneDataset(size, -(-count // sentences), seed, domain)
+        self.attempts = 1 if empty_scenes else ATTEMPTS
+        self.scenes = SceneDataset(size, -(-count // sentences) * self.attempts, seed, domain)
+        self.words = words
         self.epoch_order = self._scene_by_scene
         self._rendered: tuple[int, Scene] | None = None
 
@@ -85,7 +104,7 @@ class SceneSentences:
         if not 0 <= index < self.count:
             raise IndexError(index)
         number, turn = divmod(index, self.sentences)
-        scene = self._scene(number)
+        scene = self.scene(number)
         random = np.random.default_rng((self.scenes.seed, number, turn))
         order = random.permutation(len(KINDS))
         kind = random.choice(len(KINDS), p=self.shares / self.shares.sum())
@@ -95,21 +114,28 @@ class SceneSentences:
         sentence, mask, what = next(
             asked for k in tried if (asked := _ask(KINDS[k], scene, random)) is not None
         )
-        meta = {"id": f"{self.scenes.ids[number]}-{turn}", "gsd_m": scene.gsd_m, "kind": what}
+        name = f"{self.scenes.domain}-{self.scenes.seed}-{number:06d}-{turn}"
+        meta = {"id": name, "gsd_m": scene.gsd_m, "kind": what}
         image = tv_tensors.Image(torch.from_numpy(scene.planes))
-        target = tv_tensors.Mask(torch.from_numpy(mask.astype(np.uint8)))
-        return Sample(image, {"sentence": sentence, "mask": target}, None, meta)
+        targets = {"sentence": sentence, "mask": _mask(mask)}
+        if self.words:
+            meta["words"], targets["words"] = SEEN_WORDS, _mask(_true_words(scene))
+        return Sample(image, targets, None, meta)
 
-    def _scene(self, number: int) -> Scene:
+    def scene(self, number: int) -> Scene:
         """The scene of that number; kept until another is asked for."""
         if self._rendered is None or self._rendered[0] != number:
-            self._rendered = number, self.scenes.scene(number)
+            for attempt in range(self.attempts):
+                scene = self.scenes.scene(number * self.attempts + attempt)
+                if scene.expressions:
+                    break
+            self._rendered = number, scene
         return self._rendered[1]
 
     def _scene_by_scene(self, seed: int, epoch: int) -> NDArray[np.int64]:
         """Scenes in random order, the samples of each together; see `swath.core.data.loader`."""
         random = np.random.default_rng((seed, epoch))
-        starts = random.permutation(len(self.scenes)) * self.sentences
+        starts = random.permutation(len(self.scenes) // self.attempts) * self.sentences
         order = (starts[:, None] + np.arange(self.sentences)).ravel()
         return np.asarray(order[order < self.count])
 
@@ -153,3 +179,17 @@ def _of_class(scene: Scene, name: str) -> NDArray[np.bool_]:
 
 def _pick(names: Sequence[str], random: np.random.Generator) -> str:
     return names[int(random.integers(len(names)))]
+
+
+def _true_words(scene: Scene) -> NDArray[np.bool_]:
+    """Where each of `SEEN_WORDS` is true, ``(K, H, W)``."""
+    said = [set[str](), *({t.colour, *t.noun.split()} for t in scene.objects)]
+    true = np.array([[word in words for words in said] for word in SEEN_WORDS])
+    masks = true[:, scene.instances]
+    for name in GROUND:
+        masks[SEEN_WORDS.index(name)] |= scene.mask == CLASSES.index(name)
+    return masks
+
+
+def _mask(values: NDArray[np.bool_]) -> tv_tensors.Mask:
+    return tv_tensors.Mask(torch.from_numpy(values.astype(np.uint8)))

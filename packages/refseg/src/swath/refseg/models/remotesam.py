@@ -15,6 +15,7 @@ What the official network takes from its input size alone is computed here for a
 square, and the decoder upsamples to the next map's size instead of by two.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -140,6 +141,14 @@ class ImageLanguageAttention(nn.Module):
         """What each place of ``(B, H, W, C)`` asks for."""
         return instance_norm(self.f_query(x))
 
+    def scores(self, query: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+        """How well words fit places, before the softmax: ``(B, heads, H * W, N)``."""
+        present = mask[..., None].to(words.dtype)
+        key = (self.f_key(words) * present).unflatten(-1, (self.num_heads, -1))
+        places = query.flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        scores: Tensor = places @ key.permute(0, 2, 3, 1) * self.scale
+        return scores + ABSENT_WORD * (1 - present[:, None, None, :, 0])
+
     def forward(self, query: Tensor, words: Tensor, mask: Tensor) -> Tensor:
         """Answer the queries.
 
@@ -151,12 +160,9 @@ class ImageLanguageAttention(nn.Module):
         Returns:
             ``(B, H, W, C)``.
         """
-        present = mask[..., None].to(words.dtype)
-        key = (self.f_key(words) * present).unflatten(-1, (self.num_heads, -1))
-        value = (self.f_value(words) * present).unflatten(-1, (self.num_heads, -1))
-        places = query.flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        scores = places @ key.permute(0, 2, 3, 1) * self.scale  # (B, heads, H * W, N)
-        scores = (scores + ABSENT_WORD * (1 - present[:, None, None, :, 0])).softmax(-1)
+        value = self.f_value(words) * mask[..., None].to(words.dtype)
+        value = value.unflatten(-1, (self.num_heads, -1))
+        scores = self.scores(query, words, mask).softmax(-1)
         # W is linear and the scores sum to 1: N words are projected instead of H * W places
         last: Any = self.W[0]
         weight = last.weight[..., 0].unflatten(1, (self.num_heads, -1))
@@ -198,6 +204,21 @@ class PixelWordAttention(nn.Module):
         fused: Tensor = self.project_mm(visual * self.image_lang_att(query, words, mask))
         return fused
 
+    def naming(self, visual: Tensor, query: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+        """Which words the fusion finds at each place, as log-probabilities ``(B, H, W, N)``.
+
+        The mean of two readings: what the place attends to, and how well words fit it in the
+        product that `forward` takes. The first sees what stands out in the image, being normalised
+        over its places, the second what is there.
+        """
+        attention = self.image_lang_att
+        attended = attention.scores(query, words, mask).log_softmax(-1).logsumexp(1)
+        attended = attended - math.log(attention.num_heads)
+        named = attention.W(attention.f_value(words))  # (B, N, C)
+        fits = visual.flatten(1, 2) @ named.transpose(1, 2) * attention.scale
+        fits = (fits + ABSENT_WORD * (1 - mask[:, None].to(fits.dtype))).log_softmax(-1)
+        return ((attended + fits) / 2).unflatten(1, visual.shape[1:3])
+
 
 class Gate(nn.Sequential):
     """How much of each channel passes, in -1..1.
@@ -227,6 +248,11 @@ class Looked(NamedTuple):
     passed: Tensor | None
     visual: Tensor
     query: Tensor
+
+    def of(self, images: Tensor) -> "Looked":
+        """The same for sentences, int64 ``(B,)``: of which image each is."""
+        passed = None if self.passed is None else self.passed[images]
+        return Looked(passed, self.visual[images], self.query[images])
 
 
 class MultiModalStage(SwinStage):
@@ -302,7 +328,8 @@ class MultiModalSwin(nn.Module):
         embed_dim: Channels of the first stage.
         depths: Blocks of each stage.
         num_heads: Heads of each stage.
-        window_size: Side of a window, tokens.
+        window_size: Side of a window in tokens, or that of each stage. Where a map is no multiple
+            of it, the padding lets tokens know where in the image they are.
         words_width: Channels of a word.
         fusion_heads: Heads of each stage's fusion.
         grid: See `CrossScaleInteraction`.
@@ -320,7 +347,7 @@ class MultiModalSwin(nn.Module):
         embed_dim: int = 128,
         depths: Sequence[int] = (2, 2, 18, 2),
         num_heads: Sequence[int] = (4, 8, 16, 32),
-        window_size: int = 12,
+        window_size: int | Sequence[int] = 12,
         words_width: int = 768,
         fusion_heads: Sequence[int] = (1, 1, 1, 1),
         grid: int = 28,
@@ -332,12 +359,13 @@ class MultiModalSwin(nn.Module):
         self.channels = tuple(stage_widths(embed_dim, depths))
         self.strides = tuple(4 * 2**i for i in range(len(depths)))
         self.patch_embed = PatchEmbed(3, embed_dim, 4)
+        windows = [window_size] * len(depths) if isinstance(window_size, int) else window_size
         self.layers = nn.ModuleList(
             MultiModalStage(
                 self.channels[i],
                 depths[i],
                 num_heads[i],
-                window_size,
+                windows[i],
                 rates,
                 downsample=i < len(depths) - 1,
                 words_width=words_width,
@@ -361,26 +389,53 @@ class MultiModalSwin(nn.Module):
         """All that is known of ``(B, 3, H, W)`` before a word is read: most of the first stage."""
         return self.stages[0].look(self.patch_embed(image))
 
-    def read(self, looked: Looked, words: Tensor, mask: Tensor) -> list[Tensor]:
-        """Maps ``(B, C_i, h_i, w_i)``, finest first, of what `look` gave.
+    def fuse(
+        self, looked: Looked, words: Tensor, mask: Tensor
+    ) -> tuple[list[Looked], list[Tensor]]:
+        """Go through the stages with the words.
 
         Args:
             looked: Of B images, or of one for all sentences.
             words: ``(B, N, D)``.
             mask: ``(B, N)``.
+
+        Returns:
+            For each stage what it looked at, and its output ``(B, H, W, C)``.
         """
-        maps = []
+        seen, outputs = [], []
         for i, stage in enumerate(self.stages):
             fused, following = stage.read(looked, words, mask)
-            maps.append(self.get_submodule(f"norm{i}")(fused).permute(0, 3, 1, 2).contiguous())
+            seen.append(looked)
+            outputs.append(fused)
             if following is not None:
                 looked = self.stages[i + 1].look(following)
+        return seen, outputs
+
+    def relate(self, outputs: Sequence[Tensor]) -> list[Tensor]:
+        """Maps ``(B, C_i, h_i, w_i)``, finest first, of the stages' outputs."""
+        norms = (self.get_submodule(f"norm{i}") for i in range(len(outputs)))
+        # channels last, as convolutions on small maps like it
+        maps = [norm(x).permute(0, 3, 1, 2) for norm, x in zip(norms, outputs, strict=True)]
         related: list[Tensor] = self.cim(maps)
         return related
 
+    def naming(self, seen: Sequence[Looked], words: Tensor, mask: Tensor) -> list[Tensor]:
+        """Which words are found at each place, by stage; see `PixelWordAttention.naming`.
+
+        Args:
+            seen: What `fuse` gave.
+            words: ``(B, N, D)``.
+            mask: ``(B, N)``.
+        """
+        return [
+            stage.fusion.naming(looked.visual, looked.query, words, mask)
+            for stage, looked in zip(self.stages, seen, strict=True)
+        ]
+
     def forward(self, image: Tensor, words: Tensor, mask: Tensor) -> list[Tensor]:
         """Maps of images ``(B, 3, H, W)`` with words ``(B, N, D)`` and their mask ``(B, N)``."""
-        return self.read(self.look(image), words, mask)
+        _, outputs = self.fuse(self.look(image), words, mask)
+        return self.relate(outputs)
 
 
 class RotatedDecoder(nn.Module):
@@ -388,14 +443,15 @@ class RotatedDecoder(nn.Module):
 
     Args:
         channels: Of the coarsest map; each finer one has half as many.
+        hidden: Channels inside; default half as many too.
 
     Source:
         RMSIN section 3.3, dossier 1.6.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, hidden: int | None = None) -> None:
         super().__init__()
-        hidden = channels // 2
+        hidden = hidden or channels // 2
         skips = {
             4: (channels, channels // 2),
             3: (hidden, channels // 4),
@@ -458,12 +514,13 @@ class RemoteSAM(nn.Module):
         embed_dim: Channels of the first stage of the Swin Transformer.
         depths: Blocks of each stage.
         num_heads: Heads of each stage.
-        window_size: Side of a window, tokens.
+        window_size: See `MultiModalSwin`.
         fusion_heads: Heads of each stage's fusion with the sentence.
         grid: Side of the grid on which stages are related. Weights are tied to it; images of any
             size and shape are pooled to it.
         drop_path_rate: Stochastic depth of the last block.
         fusion_dropout: See `PixelWordAttention`.
+        decoder_width: See `RotatedDecoder`, ``hidden``.
         bert: Fields of a `transformers.BertConfig`; default: those of bert-base-uncased.
         checkpointing: Recompute each block in the backward pass to save memory.
 
@@ -478,11 +535,12 @@ class RemoteSAM(nn.Module):
         embed_dim: int = 128,
         depths: Sequence[int] = (2, 2, 18, 2),
         num_heads: Sequence[int] = (4, 8, 16, 32),
-        window_size: int = 12,
+        window_size: int | Sequence[int] = 12,
         fusion_heads: Sequence[int] = (1, 1, 1, 1),
         grid: int = 28,
         drop_path_rate: float = 0.3,
         fusion_dropout: float = 0.0,
+        decoder_width: int | None = None,
         bert: Mapping[str, Any] | None = None,
         checkpointing: bool = False,
     ) -> None:
@@ -500,10 +558,16 @@ class RemoteSAM(nn.Module):
             fusion_dropout,
             checkpointing,
         )
-        self.classifier = RotatedDecoder(self.backbone.channels[-1])
+        self.classifier = RotatedDecoder(self.backbone.channels[-1], decoder_width)
         self.text_encoder = BertModel(config, add_pooling_layer=False)
 
-    def forward(self, image: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(
+        self,
+        image: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        image_of: Tensor | None = None,
+    ) -> Tensor:
         """Logits ``(B, 2, H, W)``.
 
         Args:
@@ -511,9 +575,13 @@ class RemoteSAM(nn.Module):
                 which it is looked at only once.
             input_ids: Word pieces, int64 ``(B, N)``.
             attention_mask: ``(B, N)``, 1 for word pieces and 0 for padding.
+            image_of: With ``(D, 3, H, W)``, which image each sentence is about, int64 ``(B,)``.
         """
+        looked = self.look(image)
+        if image_of is not None:
+            looked = looked.of(image_of)
         words = self.encode_text(input_ids, attention_mask)
-        return self.decode(self.look(image), words, attention_mask, image.shape[-2:])
+        return self.decode(looked, words, attention_mask, image.shape[-2:])
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Words ``(B, N, D)`` of word pieces and their mask, ``(B, N)`` each."""
@@ -526,7 +594,12 @@ class RemoteSAM(nn.Module):
 
     def decode(self, looked: Looked, words: Tensor, mask: Tensor, size: Sequence[int]) -> Tensor:
         """Logits ``(B, 2, H, W)`` at a size of what `look` and `encode_text` gave."""
-        logits = self.classifier(self.backbone.read(looked, words, mask))
+        _, outputs = self.backbone.fuse(looked, words, mask)
+        return self.segment(outputs, size)
+
+    def segment(self, outputs: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+        """Logits ``(B, 2, H, W)`` at a size of the outputs of the backbone's stages."""
+        logits = self.classifier(self.backbone.relate(outputs))
         return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=True)
 
 
