@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -34,8 +36,20 @@ def test_the_small_config_builds_and_takes_a_step() -> None:
     config = load_config("remotesam_scenes_tiny", ["batch_size=2"])
     model, task, data = config.model.build(), config.task.build(), config.train.build()
     assert list(task.tokenizer.vocabulary) == list(VOCABULARY)
-    losses = task.losses(model.train(), task.collate([data[0], data[1]]))
-    loss = sum(losses.values())
-    assert isinstance(loss, torch.Tensor)
-    loss.backward()
-    assert float(loss.detach()) == pytest.approx(0.7, abs=0.4)
+    batch = task.collate([data[0], data[1]])
+    losses = task.losses(model.train(), batch)
+    assert set(losses) == {"ce", "dice", "words"}
+    assert float(losses["ce"] + losses["dice"]) == pytest.approx(0.7, abs=0.4)
+    assert float(losses["words"]) == pytest.approx(0.2 * math.log(20), abs=0.2)
+    sum(losses.values()).backward()
+    assert set(task.losses(model, {**batch, "progress": 0.1})) == {"words"}
+
+
+def test_the_config_of_real_images_differs_in_size_and_data_alone() -> None:
+    real, scenes = load_config("remotesam_vhr10_tiny"), load_config("remotesam_scenes_tiny")
+    assert real.model == scenes.model  # whose weights it begins with
+    differing = {k for k in real.task if real.task[k] != scenes.task[k]}
+    assert differing == {"input_size", "words_first"}
+    assert real.train["samples"]["split"] == "train"
+    assert real.test is not None
+    assert real.test["split"] == "test"

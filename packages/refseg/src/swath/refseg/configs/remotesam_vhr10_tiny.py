@@ -32,7 +32,7 @@ augment = Spec(v2.ColorJitter, brightness=0.3, contrast=0.3, saturation=0.3, hue
 test = Spec(SentenceList, **_FILES, split="test")
 
 optimizer = adamw_cosine(lr=1e-3, weight_decay=0.05, warmup=20)
-iterations = 300
+iterations = 200
 batch_size = 16
 num_workers = 1
 checkpoint_every = 100
