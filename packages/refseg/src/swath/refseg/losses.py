@@ -91,6 +91,8 @@ def word_loss(naming: Sequence[Tensor], shares: Tensor) -> Tensor:
     weight = weight / (truth * weight).sum(1).mean((1, 2))[:, None, None, None]
     total = weight.new_zeros(())
     for i, log in enumerate(naming):
-        meant = F.adaptive_avg_pool2d(truth * weight, log.shape[1:3]).permute(0, 2, 3, 1)
+        height, width = log.shape[1:3]
+        meant = F.adaptive_avg_pool2d(truth * weight, (height, width)).permute(0, 2, 3, 1)
         total = total - (meant * log).sum(-1).mean() / 2**i
-    return total / (2 - 2 ** (1 - len(naming)))
+    mean: Tensor = total / (2 - 2 ** (1 - len(naming)))
+    return mean

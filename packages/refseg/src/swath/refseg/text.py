@@ -91,7 +91,7 @@ class WordPieces:
         encoding = self._tokenizer.encode(sentence, add_special_tokens=False)
         normal = self._tokenizer.normalizer.normalize_str(sentence)
         words = [word for word, _ in self._tokenizer.pre_tokenizer.pre_tokenize_str(normal)]
-        return ["", *(words[i] for i in encoding.word_ids), ""]
+        return ["", *(words[i] for i in encoding.word_ids if i is not None), ""]
 
     def __call__(self, sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Word pieces and mask, int64 ``(B, max_tokens)`` each: 1 for word pieces, 0 for padding.

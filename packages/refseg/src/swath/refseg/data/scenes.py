@@ -109,8 +109,9 @@ class SceneSentences:
         order = random.permutation(len(KINDS))
         kind = random.choice(len(KINDS), p=self.shares / self.shares.sum())
         # a scene may have no sentence of the kind that was drawn: then another that has a share,
-        # or one about the ground, which every scene has
-        tried = [kind, *(k for k in order if self.shares[k]), KINDS.index("class")]
+        # or one about the ground, or about nothing if a part of something covers all of it
+        others = (KINDS.index("class"), KINDS.index("nothing"))
+        tried = [kind, *(k for k in order if self.shares[k]), *others]
         sentence, mask, what = next(
             asked for k in tried if (asked := _ask(KINDS[k], scene, random)) is not None
         )
@@ -161,6 +162,8 @@ def _ask(kind: str, scene: Scene, random: np.random.Generator) -> Asked | None:
     present = [CLASSES[i] for i in np.unique(scene.mask)]
     if kind == "class":
         ground = [name for name in present if name in GROUND]
+        if not nouns and not ground:
+            return None
         name = _pick(nouns if nouns and random.random() < 0.75 else ground or nouns, random)
         return PROMPT.format(name), _of_class(scene, name), "many of a class"
     # a class by which others are called (a tennis court is a court) is not absent

@@ -217,7 +217,8 @@ class PixelWordAttention(nn.Module):
         named = attention.W(attention.f_value(words))  # (B, N, C)
         fits = visual.flatten(1, 2) @ named.transpose(1, 2) * attention.scale
         fits = (fits + ABSENT_WORD * (1 - mask[:, None].to(fits.dtype))).log_softmax(-1)
-        return ((attended + fits) / 2).unflatten(1, visual.shape[1:3])
+        mean: Tensor = ((attended + fits) / 2).unflatten(1, visual.shape[1:3])
+        return mean
 
 
 class Gate(nn.Sequential):
