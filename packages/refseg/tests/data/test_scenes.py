@@ -1,7 +1,10 @@
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
+import pytest
 
+from swath.core.data.scenes import CLASSES
 from swath.refseg.data.scenes import SEEN_WORDS, VOCABULARY, SceneSentences
 from swath.refseg.text import WordPieces
 
@@ -51,6 +54,21 @@ def test_scenes_without_objects_may_be_left_out() -> None:
     assert "many of a class" not in kinds
     assert {"unique", "extreme"} <= kinds
     assert len(data.epoch_order(0, 0)) == 40
+
+
+def test_a_scene_that_part_of_one_thing_covers_is_asked_about_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = SceneSentences(48, 10, seed=5)
+    covered = replace(
+        data.scene(0),
+        things=(),
+        owner=np.zeros(1, np.int32),
+        shown=np.zeros((48, 48), np.intp),
+        mask=np.full((48, 48), CLASSES.index("building"), np.uint8),
+    )
+    monkeypatch.setattr(data, "scene", lambda number: covered)
+    assert {data[i].meta["kind"] for i in range(10)} == {"nothing"}
 
 
 def test_words_are_true_where_their_objects_are() -> None:
