@@ -71,7 +71,8 @@ def test_places_learn_which_words_are_true_of_them(model: RemoteSAM) -> None:
     task = ReferringTask(WordPieces(VOCABULARY), input_size=64, word_weight=1.0, words_first=0.5)
     left, right = torch.zeros(2, 40, 64, dtype=torch.uint8)
     left[:, :32], right[:, 32:] = 1, 1
-    batch = task.collate([with_words("the ship", ("ship", "road"), torch.stack([left, right]))])
+    known = with_words("the ship", ("ship", "road"), torch.stack([left, right]))
+    batch = task.collate([known, known])
     batch["progress"] = 0.25
     torch.manual_seed(0)
     optimizer = torch.optim.AdamW(model.train().parameters(), lr=5e-3)

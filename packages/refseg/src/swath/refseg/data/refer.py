@@ -10,7 +10,7 @@ import json
 import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -271,12 +271,15 @@ class SentenceList(ReferringSet):
     def __getitem__(self, index: int) -> Sample:
         """See `ReferringSet`; with ``objects``, also ``"words"`` and ``meta["words"]``."""
         sample = super().__getitem__(index)
+        return replace(sample, meta={**sample.meta, "words": self.words}) if self.words else sample
+
+    def targets(self, question: Question, size: tuple[int, int]) -> dict[str, Any]:
+        """See `Questions.targets`."""
+        targets = super().targets(question, size)
         if self.words:
-            image = self.questions[index].image
-            true = self._true_words(image, (sample.image.shape[-2], sample.image.shape[-1]))
-            sample.targets["words"] = tv_tensors.Mask(torch.from_numpy(true))
-            sample.meta["words"] = self.words
-        return sample
+            true = self._true_words(question.image, size)
+            targets["words"] = tv_tensors.Mask(torch.from_numpy(true))
+        return targets
 
     def mask(self, question: Question, size: tuple[int, int]) -> NDArray[np.uint8]:
         """See `ReferringSet.mask`."""
