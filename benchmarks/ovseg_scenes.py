@@ -1,6 +1,6 @@
 """Do words reach what was never trained? A small CLIP, and CAT-Seg, GSNet and RSKT-Seg on it.
 
-Run:    OMP_NUM_THREADS=1 python benchmarks/ovseg_scenes.py --seed 0
+Run:    OMP_NUM_THREADS=1 python benchmarks/ovseg_scenes.py --seed 1
 Claim:  names that neither CLIP's captions nor the masks held ("white building", where other
         white things and other buildings were taught) are found: mIoU of at least 35, and at least
         10 above CLIP's similarity map alone.
@@ -11,7 +11,11 @@ similarity map (MaskCLIP: no head, nothing trained) and a closed-set head on the
 which knows no name but those trained. RSKT-Seg also without its turned cost maps, both also on
 turned images. The seconds of training beside the similarity map are CLIP's. Each finished run is
 kept in the results and not repeated; its weights are kept in --work.
-The recipe (configs, iterations) was chosen at seed 100.
+
+The recipe (configs, iterations) isn't settled. A first run of it at seed 0
+(results/ovseg_scenes_first.json) had far too little training: mIoU seen and unseen 14.3 and 2.9 for
+the similarity map, 12.4 and 0.0 for CAT-Seg. It is to be chosen at seed 100 and judged at seeds 1
+and 2.
 """
 
 import argparse
@@ -162,7 +166,7 @@ def judged(model: nn.Module, crops: Any) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", nargs="+", help="of the models")
     parser.add_argument("--crops", type=int, default=320, help="that are judged")
     parser.add_argument("--work", type=Path, default=RUNS / NAME)

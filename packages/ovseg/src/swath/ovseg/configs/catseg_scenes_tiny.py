@@ -2,7 +2,8 @@
 
 Run:     swath train clip_scenes_tiny && swath train catseg_scenes_tiny
 Source:  ours; the method of Cho et al. 2024 (CAT-Seg)
-Expect:  not yet run to its end
+Expect:  mIoU 12 % of names taught, 0 % of those kept back: both trainings are too short
+         (benchmarks/results/ovseg_scenes_first.json)
 """
 
 from swath.core.data.transforms import Dihedral

@@ -2,7 +2,8 @@
 
 Run:     swath train clip_scenes_tiny
 Source:  ours; CLIP, Radford et al. 2021, with targets for captions that repeat, Yang et al. 2022
-Expect:  not yet run to its end
+Expect:  its similarity map alone: mIoU 14 % of names taught, 3 % of those kept back, in 116 s of
+         one core (benchmarks/results/ovseg_scenes_first.json); too short a training
 """
 
 from swath.core.data.transforms import Dihedral
