@@ -6,7 +6,7 @@ Run:     SWATH_DATA=<folder> swath train remotesam_vhr10_tiny --set init_from=<s
 Source:  ours; the network of Yao et al. 2025 (RemoteSAM), begun with what `remotesam_scenes_tiny`
          has learnt from rendered scenes. Every third image is kept for the test. There is no
          validation set: the last weights are the result.
-Expect:  see benchmarks/results/refseg_vhr10.json
+Expect:  not run to its end yet; benchmarks/refseg_vhr10.py measures it
 """
 
 from torchvision.transforms import v2
