@@ -12,6 +12,7 @@ A run that was interrupted goes on in its folder; --judge judges it as far as it
 
 import argparse
 import json
+import math
 import resource
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -141,7 +142,7 @@ def other_tasks(model: Any, unseen: SceneSentences, count: int) -> dict[str, dic
         classes = (*THINGS, *GROUND) if name == "segmentation" else THINGS
         samples = list(made(unseen, count, make))
         figures = JUDGES[name](model, samples, Evaluation(classes))
-        plain = {k: v for k, v in figures.items() if isinstance(v, float)}
+        plain = {k: v for k, v in figures.items() if isinstance(v, float) and not math.isnan(v)}
         found[name] = plain | {"scenes": len(samples)}
     return found
 
