@@ -3,6 +3,9 @@
 Run:    OMP_NUM_THREADS=1 python benchmarks/moe_mdf.py
 Aim:    MoE-MDF at least matches a shared model without experts in every domain, and four separate
         ones on average, with less than half of their parameters.
+State:  at seed 11, mean mIoU: separate 19.1, shared 24.7, MoE-MDF 25.1, with 45 % of the separate
+        models' parameters; better than shared in three domains, 3.3 points worse in urban. One
+        seed, 400 steps, all far from trained: seed 12 is still to be run.
 
 All three learn the small recipe of `moe_seg_scenes_tiny`, from the same scenes in the same number
 of steps, every step with as many scenes of each domain: a separate model gets a quarter of a batch,
