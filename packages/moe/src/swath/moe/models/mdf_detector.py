@@ -124,7 +124,8 @@ class MDFDetector(ManyTasks):
         for name, maps in own.items():
             places = rows[name].tolist()
             if places:
-                found |= dict(zip(places, self._head(name).detect(maps), strict=True))
+                objects = self._head(name).detect(maps, _pick(sizes, places))
+                found |= dict(zip(places, objects, strict=True))
         return [found[i] for i in range(len(found))]
 
     def _head(self, name: str) -> OrientedRCNNHead:

@@ -4,7 +4,7 @@ Paper: Oriented R-CNN for Object Detection, Xie et al. 2021, arXiv:2108.05699.
 Official code: https://github.com/jbwang1997/OBBDetection (Apache-2.0), of which S5's detector
 (https://github.com/MiliLab/S5, `RS_Finetune/Object_Detection`, Apache-2.0 by its README) is a fork;
 reimplemented by its authors in https://github.com/open-mmlab/mmrotate (Apache-2.0).
-The two families of checkpoints differ in three things, which `PRESETS` names.
+The two families of checkpoints differ in four things, which `PRESETS` names.
 Departs: S5's heads keep torch's default weights because its initialisation looks for names that
 don't exist there; here they begin as the papers' do.
 """
@@ -54,16 +54,18 @@ class Preset:
             grid of features lies.
         clockwise: Sense of the angles that the second stage predicts.
         enlarge: Factors of w and h of a region before its features are read.
+        clamp: Whether the centres of objects that are found are moved into the image.
     """
 
     version: Version
     clockwise: bool
     enlarge: tuple[float, float]
+    clamp: bool = False
 
 
 PRESETS: Mapping[str, Preset] = {
     "s5": Preset(version="s5", clockwise=False, enlarge=(1.2, 1.4)),
-    "mmrotate": Preset(version="le90", clockwise=True, enlarge=(1.0, 1.0)),
+    "mmrotate": Preset(version="le90", clockwise=True, enlarge=(1.0, 1.0), clamp=True),
 }
 """S5 and OBBDetection; and mmrotate's ``oriented_rcnn_r50_fpn_1x_dota_le90``."""
 
@@ -220,7 +222,7 @@ class RotatedRoIHead(nn.Module):
         super().__init__()
         self.pool = RotatedRoIPool(strides, enlarge=preset.enlarge)
         self.coder = RotatedDeltaCoder(clockwise=preset.clockwise, version=preset.version)
-        self.num_classes, self.samples = num_classes, samples
+        self.num_classes, self.samples, self.clamp = num_classes, samples, preset.clamp
         inside = channels * self.pool.output_size**2
         self.shared_fcs = nn.ModuleList(
             _draw(nn.Linear(width, fc_channels), math.sqrt(2 / (width + fc_channels)))
@@ -282,16 +284,30 @@ class RotatedRoIHead(nn.Module):
         score_threshold: float,
         iou_threshold: float,
         max_detections: int,
+        sizes: Sizes = (),
     ) -> list[Detections]:
-        """Objects of each image; for the thresholds see `class_wise_nms`."""
+        """Objects of each image; for the thresholds see `class_wise_nms`.
+
+        ``sizes``, ``(h, w)`` of each image, are needed where the preset clamps.
+        """
         logits, deltas = self(self.pool(features, proposals))
         scores = logits.float().softmax(1)[:, :-1]
         boxes = self.coder.decode(torch.cat(list(proposals)), deltas)
         counts = [len(p) for p in proposals]
+        by_image = list(boxes.split(counts))
+        if self.clamp:
+            by_image = [_clamped(b, size) for b, size in zip(by_image, sizes, strict=True)]
         return [
             class_wise_nms(b, s, score_threshold, iou_threshold, max_detections)
-            for b, s in zip(boxes.split(counts), scores.split(counts), strict=True)
+            for b, s in zip(by_image, scores.split(counts), strict=True)
         ]
+
+
+def _clamped(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Boxes ``(N, 5)`` with their centres on pixels of an image of ``(h, w)``."""
+    last = boxes.new_tensor([size[1] - 1, size[0] - 1])
+    centres = torch.minimum(boxes[:, :2].clamp(min=0), last)
+    return torch.cat((centres, boxes[:, 2:]), 1)
 
 
 def _draw(layer: L, std: float) -> L:
@@ -386,11 +402,11 @@ class OrientedRCNNHead(nn.Module):
         second = self.roi_head.losses(features, proposals, boxes, labels)
         return {name: loss.sum() for name, loss in (first | second).items()}
 
-    def detect(self, maps: Sequence[Tensor]) -> list[Detections]:
-        """Objects of each image, by falling score."""
+    def detect(self, maps: Sequence[Tensor], sizes: Sizes) -> list[Detections]:
+        """Objects of each image, by falling score; for ``sizes`` see `losses`."""
         features = self.neck(maps)
         proposals = [found for found, _ in self.rpn_head.propose(self.rpn_head(features))]
-        return self.roi_head.detect(features, proposals, *self.thresholds)
+        return self.roi_head.detect(features, proposals, *self.thresholds, sizes)
 
 
 class OrientedRCNN(nn.Module):
@@ -429,7 +445,7 @@ class OrientedRCNN(nn.Module):
         """
         maps = self.backbone(padded_to(image, self.stride))
         if boxes is None or labels is None:
-            return self.head.detect(maps)
+            return self.head.detect(maps, sizes)
         return self.head.losses(maps, sizes, boxes, labels)
 
 
