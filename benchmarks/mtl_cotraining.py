@@ -11,7 +11,8 @@ Trials: the detector alone on scenes of other seeds, a Swin of 5 blocks instead 
         0.16 to 0.19 s a step of a busy core; AP50 on 100 unseen scenes. Boxes that went on beyond
         their image, rate 2e-3, half the points: 0.02 after 300 steps. Boxes cut off, rate 1e-3:
         0.06 after 300, 0.09 after 400, 0.08 after 600. Eight images of 128 px learnt by heart, with
-        five classes and boxes that went on: 0.07 after 60 steps, 0.29 after 120.
+        five classes and boxes that went on: 0.07 after 60 steps, 0.29 after 120. This recipe,
+        co-trained, seed 100, 480 steps, 124 s: top-1 31.5, AP50 1.5, mF1 12.9 %.
 
 Scenes, the model and recipe of `rscotr_scenes_tiny`. A specialist makes the steps that the
 co-trained model makes for its task, with batches of the same scenes, on a schedule of its own
@@ -47,7 +48,7 @@ NAME = "mtl_cotraining"
 SCORES = {"cls/kinds": "top1", "det/things": "AP50", "seg/cover": "mF1"}
 MODELS = {"co-trained": list(SCORES), **{name: [name] for name in SCORES}}
 SEEDS = (0, 1, 2)
-STEPS = 2400  # of a side; about 45 minutes of a core for the whole study
+STEPS = 1800  # of a side; about 45 minutes of a core for the whole study
 JUDGED, JUDGED_SEED = 400, 77
 
 
