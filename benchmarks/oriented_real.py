@@ -1,8 +1,8 @@
 """The small Oriented R-CNN on real imagery: VHR-10, trained and judged on different images; dota8.
 
-Run:    OMP_NUM_THREADS=1 python benchmarks/oriented_real.py SAMPLES [--start CHECKPOINT]
-        SAMPLES holds nwpu_vhr10/images, nwpu_vhr10/labelTxt (DOTA text of the smallest rectangles)
-        and dota8/images/train, dota8/labels/train (YOLO-OBB).
+Run:    OMP_NUM_THREADS=1 python benchmarks/oriented_real.py --samples FOLDER [--start CHECKPOINT]
+        Under its detection/ are nwpu_vhr10/images, nwpu_vhr10/labelTxt (DOTA text of the smallest
+        rectangles) and dota8/images/train, dota8/labels/train (YOLO-OBB).
 Shows:  that the whole way works on photographs: labels in, training, AP, boxes out. A hundred and
         fifty images teach a network of this size little, from nothing; ``--start`` begins with what
         `oriented_rcnn_scenes_tiny` learnt from rendered scenes. dota8 has four images, which are
@@ -115,7 +115,7 @@ SETS = {"vhr10": (vhr10, VHR10), "dota8": (dota8, DOTA)}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("samples", type=Path)
+    parser.add_argument("--samples", type=Path, required=True, help="folder of the sample data")
     parser.add_argument("--start", type=Path, help="a checkpoint of the scenes' detector")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--iterations", type=int, default=1600)
@@ -124,7 +124,9 @@ def main() -> None:
     torch.set_num_threads(1)
     for name in options.sets:
         parts, classes = SETS[name]
-        config = configure(parts(options.samples), classes, options.iterations, options.start)
+        config = configure(
+            parts(options.samples / "detection"), classes, options.iterations, options.start
+        )
         with tempfile.TemporaryDirectory() as folder:
             predictor, figures, seconds = run(config, Path(folder) / "run")
         table = {label: row for label, row in figures["per_class"].items() if row["objects"]}

@@ -1,8 +1,8 @@
 """Sentences about real images: the small RemoteSAM on NWPU VHR-10.
 
-Run:  python benchmarks/refseg_vhr10.py SAMPLES [--weights SCENES_WEIGHTS] [--threads 2] [--smoke]
+Run:  python benchmarks/refseg_vhr10.py --samples FOLDER [--weights SCENES_WEIGHTS] [--smoke]
 
-SAMPLES is a folder with ``refseg/nwpu_refs/refs.json`` and ``detection/nwpu_vhr10``. The config
+The folder holds ``refseg/nwpu_refs/refs.json`` and ``detection/nwpu_vhr10``. The config
 `remotesam_vhr10_tiny` trains on two images of three, from the weights of `remotesam_scenes_tiny` if
 they are given, and is judged on the sentences about the others: as they are, with sentences
 permuted among images, and, of the weights it began with, before it has seen a real image. Images
@@ -35,7 +35,7 @@ CONFIG = "remotesam_vhr10_tiny"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("samples", type=Path)
+    parser.add_argument("--samples", type=Path, required=True, help="folder of the sample data")
     parser.add_argument("--weights", type=Path, help="of remotesam_scenes_tiny")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--smoke", action="store_true", help="a few steps, nothing written")
