@@ -43,7 +43,9 @@ def sync(session: nox.Session, *arguments: str) -> None:
 
 
 def pytest(session: nox.Session, *arguments: str) -> None:
-    session.run("pytest", "-q", *arguments, *session.posargs, env={"OMP_NUM_THREADS": "1"})
+    # compiling all that torch imports anew in every process takes longer than many a test
+    env = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""}
+    session.run("pytest", "-q", *arguments, *session.posargs, env=env)
 
 
 def compile_kernels(session: nox.Session, *arguments: str) -> None:

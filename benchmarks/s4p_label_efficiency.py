@@ -3,13 +3,17 @@
 Run:    OMP_NUM_THREADS=1 python benchmarks/s4p_label_efficiency.py
 Aim:    with 1/16 of 640 scenes labelled, S4P gains at least 2 mIoU points over supervised training
         on the same labelled samples for the same number of steps, and no seed loses.
-First:  with a stem of stride 4, threshold 0.85, 1,200 steps and the network as its own teacher S4P
-        lost 2.6 points at seed 0 and gained 0.9 at seed 1; stopped there, kept in
-        ``results/s4p_label_efficiency_first.json``.
-Trials: at seed 100, 1/16, mIoU, 2,000 steps. With that stem: supervised 46.0 (54.8 with all 640
-        labelled); S4P 45.1 to 47.3 in seven variants of threshold, teacher, strength and norm.
-        With a stem of stride 2: supervised 46.7, S4P 49.9. Of the pool's pixels that the supervised
-        network is sure of to 0.9, 79 % are right (52 % of all), of S4P's 86 % (49 %).
+State:  missed twice, the third recipe hasn't run. First: a stem of stride 4, threshold 0.85, 1,200
+        steps, the network as its own teacher; S4P lost 2.6 points at seed 0 and gained 0.9 at seed
+        1 (``results/s4p_label_efficiency_first.json``). Second: a stem of stride 2, threshold 0.9,
+        2,000 steps, averaged weights as teacher, 3.2 points better at seed 100; at seed 3 it lost
+        6.9 and was stopped (``..._second.json``). Both learnt the seven classes of "landcover" with
+        class weights: of pseudo-labels sure to 0.95 one in five is wrong, and the background, of
+        which no network is sure, gives way to classes that it is sure of.
+Trials: of the third recipe at seed 100, 1,500 steps. The classes of "covers", no class weights: of
+        the pixels that a supervised network is sure of to 0.95 (57 %), 95 % are right. mIoU,
+        supervised and S4P: 56.1 and 57.4 with 1/16 labelled, 50.0 and 48.1 with 1/32 (pixels right:
+        80.4 and 82.0, 74.8 and 75.3). Not enough for 2 points; longer runs are to be tried.
 
 Three arms see the same labelled images in the same number of steps: "supervised" with S4P's weak
 view, "strong" with its weak and strong view (is it the augmentation alone?), and "S4P". The recipe
@@ -48,21 +52,22 @@ from swath.pretrain.views import S4PViews, strong_view, weak_view
 
 NAME = "s4p_label_efficiency"
 FRACTIONS = (32, 16, 8)  # one scene of so many is labelled
-SEEDS = (3, 4, 5)  # the first study has seen 0 and 1
+SEEDS = (6, 7, 8)  # the studies before have seen 0, 1 and 3
 POOL, JUDGED, JUDGED_SEED = 640, 200, 5_000
 SIZE = 96  # px
+CLASS_SET = "covers"
 
 RECIPE: dict[str, Any] = {
-    "iterations": 2000,
+    "iterations": 1500,
     "batch_size": 8,
     "lr": 3e-3,
     "weight_decay": 0.01,
     "warmup": 50,
     "ema": 0.99,
-    "threshold": 0.9,
+    "threshold": 0.95,
     "warmup_share": 0.25,
     "teacher": "ema",
-    "class_weights": [0.5, 1.4, 1.0, 0.75, 1.5, 0.9, 0.9],
+    "class_weights": None,
     "crop": 64,
     "strength": 0.4,
     "scale": [0.75, 1.5],
@@ -90,7 +95,7 @@ class Rendered:
 
 @functools.cache
 def _rendered(seed: int) -> list[Sample]:
-    scenes = SceneDataset(SIZE, POOL, seed, class_set="landcover")
+    scenes = SceneDataset(SIZE, POOL, seed, class_set=CLASS_SET)
     return [scenes[i] for i in range(POOL)]
 
 
@@ -139,7 +144,7 @@ ARMS = {"supervised": supervised_arm, "strong": strong_arm, "S4P": s4p_arm}
 
 def configure(arm: str, fraction: int, seed: int, recipe: dict[str, Any]) -> TrainConfig:
     """The run of one arm; the three differ in task, data and augmentation and in nothing else."""
-    classes = CLASS_SETS["landcover"].classes
+    classes = CLASS_SETS[CLASS_SET].classes
     labelled = Spec(Rendered, count=POOL // fraction, seed=seed)
     pieces = ARMS[arm](classes, labelled, Spec(Rendered, count=POOL, seed=seed), recipe)
     return TrainConfig(
@@ -167,7 +172,7 @@ def run(arm: str, fraction: int, seed: int, recipe: dict[str, Any], folder: Path
     """Train one arm in a folder and judge its last weights."""
     started = time.process_time()
     model, task, _ = load_pair(trained(configure(arm, fraction, seed, recipe), folder))
-    unseen = SceneDataset(SIZE, JUDGED, JUDGED_SEED, class_set="landcover")
+    unseen = SceneDataset(SIZE, JUDGED, JUDGED_SEED, class_set=CLASS_SET)
     figures = evaluate(model, task, unseen, batch_size=20, progress=False)
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     row = {

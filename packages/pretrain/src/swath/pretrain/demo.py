@@ -115,7 +115,7 @@ def supervised_twin(config: TrainConfig) -> TrainConfig:
     """The same run without the unlabelled images: model, labels, weak view, steps, seed."""
     assert config.augment is not None  # S4P needs its views
     view = {name: config.augment.kwargs[name] for name in ("size", "scale")}
-    task = {name: config.task[name] for name in ("classes", "palette", "class_weights")}
+    task = {name: config.task[name] for name in ("classes", "palette")}
     return replace(
         config,
         task=Spec(SegmentationTask, **task),

@@ -2,7 +2,8 @@
 
 Run:     swath train s4p_scenes_tiny
 Source:  ours; the method of Lv et al. 2025 (S5), the recipe of benchmarks/s4p_label_efficiency.py
-Expect:  benchmarks/results/s4p_label_efficiency.json
+Expect:  mIoU 0.57 on unseen scenes, 0.56 without the unlabelled ones: a trial at one seed, see the
+         head of benchmarks/s4p_label_efficiency.py
 """
 
 from swath.core.data.scenes import CLASS_SETS, SceneDataset
@@ -13,12 +14,12 @@ from swath.pretrain.semi_supervised import SemiSupervised
 from swath.pretrain.task import S4PTask
 from swath.pretrain.views import S4PViews
 
-CLASS_SET = CLASS_SETS["landcover"]
+CLASS_SET = CLASS_SETS["covers"]
 
 
 def scenes(count: int, seed: int) -> Spec:
     """Scenes with land-cover masks; of one seed, the first ``count`` are the same."""
-    return Spec(SceneDataset, size=96, count=count, seed=seed, class_set="landcover")
+    return Spec(SceneDataset, size=96, count=count, seed=seed, class_set="covers")
 
 
 model = Spec(
@@ -28,9 +29,7 @@ task = Spec(
     S4PTask,
     classes=list(CLASS_SET.classes),
     palette=[list(colour) for colour in CLASS_SET.palette],
-    # one by the square root of each class's share: rare ones vanish from pseudo-labels otherwise
-    class_weights=[0.5, 1.4, 1.0, 0.75, 1.5, 0.9, 0.9],
-    threshold=0.9,
+    threshold=0.95,
     warmup=0.25,
     teacher="ema",
 )
@@ -42,7 +41,7 @@ val = scenes(48, seed=2)
 test = scenes(200, seed=3)
 
 optimizer = adamw_cosine(lr=3e-3, weight_decay=0.01, warmup=50)
-iterations = 2000
+iterations = 1500
 batch_size = 8
 num_workers = 1
 val_every = 500

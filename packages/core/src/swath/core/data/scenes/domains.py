@@ -120,6 +120,23 @@ CLASS_SETS: Mapping[str, ClassSet] = {
             ("field",),
         ),
     ),
+    "covers": ClassSet(
+        ("vegetation", "building", "paved", "water", "other"),
+        (
+            (38, 150, 58),
+            (208, 82, 66),
+            (96, 96, 104),
+            (54, 118, 190),
+            (235, 235, 235),
+        ),
+        (
+            ("grass", "field", "tree"),
+            ("building",),
+            ("road", "pavement", "court"),
+            ("water",),
+            ("bare", "tank", "vehicle", "ship", "aircraft"),
+        ),
+    ),
     "urban": ClassSet(
         ("impervious surface", "building", "low vegetation", "tree", "vehicle", "clutter"),
         (
