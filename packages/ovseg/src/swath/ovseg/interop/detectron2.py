@@ -16,6 +16,7 @@ changed.
 import argparse
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial, reduce
 from operator import getitem
@@ -287,7 +288,7 @@ class Segmenter(nn.Module):
             )
         self.model = self.build(head, templates(cfg.MODEL.PROMPT_ENSEMBLE_TYPE))
         if not cfg.MODEL.WEIGHTS:
-            pretrained(self.model, self.tower_files(head))
+            self._begin(head)
         self.task, self.test_task = (
             OpenVocabularyTask(
                 class_names(path), cfg.MODEL.PROMPT_ENSEMBLE_TYPE, ignore_index=head.IGNORE_VALUE
@@ -307,15 +308,21 @@ class Segmenter(nn.Module):
         """The model that ``MODEL.SEM_SEG_HEAD`` asks for, for so many templates."""
         raise NotImplementedError
 
-    def tower_files(self, head: CfgNode) -> dict[str, str]:
-        """Files by tower, of those that the config names."""
-        specialist = head.DINO_WEIGHTS or os.environ.get("RSIB_CKPT", "")
-        files = {
+    def _begin(self, head: CfgNode) -> None:
+        """Load the towers whose files the config names; tell of the others."""
+        named = {
             "clip": head.CLIP_PRETRAINED_WEIGHTS,
             "remote_clip": head.CLIP_PRETRAINED_WEIGHTS_REMOTE,
-            "specialist": specialist,
+            "specialist": head.DINO_WEIGHTS or os.environ.get("RSIB_CKPT", ""),
         }
-        return {k: v for k, v in files.items() if v and getattr(self.model, k, None) is not None}
+        towers = {k: v for k, v in named.items() if getattr(self.model, k, None) is not None}
+        if unnamed := [tower for tower, file in towers.items() if not file]:
+            warnings.warn(
+                f"{', '.join(unnamed)}: no file is named, so random weights are where they begin; "
+                "see docs/guides/interop.md",
+                stacklevel=2,
+            )
+        pretrained(self.model, {tower: file for tower, file in towers.items() if file})
 
     def forward(self, inputs: Sequence[Mapping[str, Any]]) -> dict[str, Tensor] | list[Any]:
         """See the class."""
