@@ -276,11 +276,14 @@ class Features:
         return [F.interpolate(whole, x.shape[-2:])[0].bool() for x in self.pyramid]
 
     def rows(self, start: int, stop: int) -> "Features":
-        """The same of some consecutive images of the batch."""
-        return Features(
+        """The same of some consecutive images of the batch, with the pyramid if it is there."""
+        part = Features(
             [stage[start:stop] for stage in self.stages],
             self.sizes[start:stop],
             self.batch_size,
             self._neck,
             self.encoder,
         )
+        if "pyramid" in self.__dict__:
+            part.__dict__["pyramid"] = [level[start:stop] for level in self.pyramid]
+        return part
