@@ -3,9 +3,8 @@
 Run:     swath train oriented_rcnn_scenes_tiny
 Source:  ours; the method of Xie et al. 2021 (Oriented R-CNN). The light differs as much from scene
          to scene as it can. Vehicles are 12 px long and 5 wide: the pyramid begins at stride 2
-Expect:  not run to its end here. After 1300 of its 1800 steps, 9 minutes of CPU time, AP50 0.36 and
-         AP75 0.15 on 300 unseen scenes: vehicles 0.56 and 0.28, rare or large objects far less
-         (benchmarks/results/oriented_scenes.json)
+Expect:  AP50 0.44 and AP75 0.20 on 300 unseen scenes, vehicles 0.60 and 0.31, rare or large objects
+         far less; about 13 minutes of CPU time (benchmarks/results/oriented_scenes.json)
 """
 
 from swath.core.backbones.timm import TimmPyramid
