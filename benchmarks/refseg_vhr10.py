@@ -21,7 +21,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from common import RESULTS, record
+from common import RUNS, record
 from PIL import Image
 from refseg_scenes import asked, cpu_minutes, short
 
@@ -62,7 +62,8 @@ def main() -> None:
         return
     settings = {"steps": config.iterations, "cpu_minutes": minutes, "threads": arguments.threads}
     record("refseg_vhr10", rows, config=CONFIG, weights=bool(arguments.weights), **settings)
-    picture(model, samples, RESULTS / "refseg_vhr10.png")
+    RUNS.mkdir(exist_ok=True)
+    picture(model, samples, RUNS / "refseg_vhr10.png")  # the images may not be handed on for gain
 
 
 def shrink(samples: Path, out: Path, side: int) -> None:
