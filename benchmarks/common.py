@@ -74,13 +74,18 @@ def machine() -> dict[str, Any]:
     }
 
 
-def trained(config: TrainConfig, run: Path) -> Path:
+def trained(config: TrainConfig, run: Path, **options: Any) -> Path:
     """Train to the end, from where the run was stopped if it was; its last weights.
+
+    Args:
+        config: What to train.
+        run: Folder of the run.
+        **options: Of `train`.
 
     Raises:
         KeyboardInterrupt: If the training was stopped, which stops the study too.
     """
-    summary = train(config, run, resume=True, progress=False)
+    summary = train(config, run, resume=True, progress=False, **options)
     if summary.interrupted:
         raise KeyboardInterrupt
     return summary.last_checkpoint

@@ -17,7 +17,6 @@ where it was stopped.
 """
 
 import argparse
-import functools
 import json
 import statistics
 import tempfile
@@ -29,14 +28,14 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
-from common import RESULTS, record
+from common import RESULTS, record, trained
 from torch import Tensor, nn
 
 from swath.core.checkpoint.safe import load_file
 from swath.core.config import TrainConfig, load_config
-from swath.core.data.scenes import VERSION, SceneDataset
-from swath.core.engine import evaluate, train
-from swath.core.sample import Sample
+from swath.core.data.mixture import InMemory
+from swath.core.data.scenes import VERSION
+from swath.core.engine import evaluate
 from swath.core.spec import Spec
 from swath.moe.models.mdf import MDFSegmenter
 
@@ -47,29 +46,6 @@ POOL, JUDGED, JUDGED_SEED = 250, 100, 4343  # scenes of each domain
 
 Job = tuple[str, list[str], int]
 """An arm, the domains that its model learns, and a seed."""
-
-
-class Kept:
-    """Scenes rendered once.
-
-    Args:
-        **scenes: See `SceneDataset`.
-    """
-
-    def __init__(self, **scenes: Any) -> None:
-        self.samples = _rendered(**scenes)
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.samples[index]
-
-
-@functools.cache
-def _rendered(**scenes: Any) -> list[Sample]:
-    dataset = SceneDataset(**scenes)
-    return [dataset[i] for i in range(len(dataset))]
 
 
 class SharedSegmenter(MDFSegmenter):
@@ -96,7 +72,8 @@ def configure(arm: str, domains: Sequence[str], seed: int) -> TrainConfig:
                        (config.model, "tasks")):  # fmt: skip
         owner[key] = {name: owner[key][name] for name in domains}
     for name, part in config.train["parts"].items():
-        config.train["parts"][name] = Spec(Kept, **part.kwargs | {"count": POOL, "seed": seed})
+        part["count"], part["seed"] = POOL, seed
+        config.train["parts"][name] = Spec(InMemory, dataset=part)
     for part in config.test["parts"].values():
         part["count"], part["seed"] = JUDGED, JUDGED_SEED
     config.model = Spec(ARMS[arm], **config.model.kwargs)
@@ -109,12 +86,10 @@ def run(arm: str, domains: Sequence[str], seed: int) -> dict[str, Any]:
     config = configure(arm, domains, seed)
     started = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        summary = train(config, Path(folder) / "run", device="cpu", progress=False)
-        if summary.interrupted:
-            raise KeyboardInterrupt
+        weights = trained(config, Path(folder) / "run", device="cpu")
         seconds = time.process_time() - started
         model: nn.Module = config.model.build()
-        model.load_state_dict(load_file(summary.last_checkpoint))
+        model.load_state_dict(load_file(weights))
     assert config.test is not None
     judged = config.test.build()
     figures = evaluate(model, config.task.build(), judged, device="cpu", progress=False)

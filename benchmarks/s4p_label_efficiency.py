@@ -25,7 +25,6 @@ on where it was stopped.
 """
 
 import argparse
-import functools
 import json
 import statistics
 import tempfile
@@ -40,11 +39,11 @@ from torchvision.transforms import v2
 
 from swath.core.checkpoint.store import load_pair
 from swath.core.config import TrainConfig
+from swath.core.data.mixture import InMemory
 from swath.core.data.scenes import CLASS_SETS, VERSION, SceneDataset
 from swath.core.engine import evaluate
 from swath.core.engine.pieces import adamw_cosine
 from swath.core.models.unet import UNet
-from swath.core.sample import Sample
 from swath.core.segmentation import SegmentationTask
 from swath.core.spec import Spec
 from swath.pretrain.semi_supervised import SemiSupervised
@@ -76,28 +75,11 @@ RECIPE: dict[str, Any] = {
 }
 
 
-class Rendered:
-    """Scenes with land-cover masks, rendered once and kept.
-
-    Args:
-        count: How many of the pool.
-        seed: Which pool.
-    """
-
-    def __init__(self, count: int, seed: int) -> None:
-        self.scenes = _rendered(seed)[:count]
-
-    def __len__(self) -> int:
-        return len(self.scenes)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.scenes[index]
-
-
-@functools.cache
-def _rendered(seed: int) -> list[Sample]:
-    scenes = SceneDataset(SIZE, POOL, seed, class_set=CLASS_SET)
-    return [scenes[i] for i in range(POOL)]
+def scenes(count: int, seed: int) -> Spec:
+    """So many of the pool, rendered once; of one seed, the first ``count`` are the same."""
+    return Spec(
+        InMemory, dataset=Spec(SceneDataset, size=SIZE, count=count, seed=seed, class_set=CLASS_SET)
+    )
 
 
 def weak_and_strong(size: int, scale: tuple[float, float], strength: float) -> v2.Compose:
@@ -146,8 +128,8 @@ ARMS = {"supervised": supervised_arm, "strong": strong_arm, "S4P": s4p_arm}
 def configure(arm: str, fraction: int, seed: int, recipe: dict[str, Any]) -> TrainConfig:
     """The run of one arm; the three differ in task, data and augmentation and in nothing else."""
     classes = CLASS_SETS[CLASS_SET].classes
-    labelled = Spec(Rendered, count=POOL // fraction, seed=seed)
-    pieces = ARMS[arm](classes, labelled, Spec(Rendered, count=POOL, seed=seed), recipe)
+    labelled = scenes(POOL // fraction, seed)
+    pieces = ARMS[arm](classes, labelled, scenes(POOL, seed), recipe)
     return TrainConfig(
         model=Spec(UNet, in_channels=3, num_classes=len(classes), **recipe["unet"]),
         optimizer=adamw_cosine(recipe["lr"], recipe["weight_decay"], recipe["warmup"]),
