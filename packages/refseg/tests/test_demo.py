@@ -11,6 +11,7 @@ def test_the_demo_leaves_a_model_its_figures_and_a_report(tmp_path: Path) -> Non
     report = files.report.read_text()
     for text in (
         "What a sentence means",
+        "4 images",  # it was judged on
         "Kinds of sentences",
         "swath configs remotesam_swinb_270k",
     ):

@@ -109,7 +109,7 @@ def _report(
         metrics,
         predictor.model,
         predictor.task,
-        (),
+        unseen,
         path=files.report,
         title="What a sentence means",
         lead="A small RemoteSAM, trained from scratch on sentences about rendered scenes, finds "
