@@ -45,7 +45,7 @@ task = Spec(
     dice_reduction="mean",
     object_weight=1.5,
     word_weight=0.2,
-    words_first=0.4,
+    words_first=0.3,
 )
 
 # sets of different seeds share no scene
@@ -64,10 +64,10 @@ test = Spec(SceneSentences, count=600, seed=3, sentences=3, **scenes)
 del scenes
 
 optimizer = adamw_cosine(lr=2e-3, weight_decay=0.02, warmup=40, betas=(0.9, 0.99))
-iterations = 1600
+iterations = 4200
 batch_size = 36
 num_workers = 1
-val_every = 400
+val_every = 700
 checkpoint_every = 100
 ema = 0.99
 clip_norm = 1.0
