@@ -41,7 +41,7 @@ from swath.mtl.models.layers import (
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 COST_CLASS, COST_L1, COST_GIOU = 2.0, 5.0, 2.0
-WEIGHT_CLASS, WEIGHT_L1, WEIGHT_GIOU = 1.0, 5.0, 2.0  # the class's isn't its cost, on purpose
+WEIGHT_L1, WEIGHT_GIOU = 5.0, 2.0  # the class's isn't its cost, on purpose: see class_weight
 
 
 class Objects(NamedTuple):
@@ -278,6 +278,7 @@ class DINOHead(Head):
         box_noise: See `ContrastiveDenoising`.
         sync_normaliser: Divide losses by the mean number of objects over all processes, as
             officially; False: by this process's own.
+        class_weight: Of the losses about classes; published: 1. Boxes have 5 and 2.
 
     Source:
         RSCoTr dossier 1.4.
@@ -298,10 +299,11 @@ class DINOHead(Head):
         label_noise: float = 0.5,
         box_noise: float = 1.0,
         sync_normaliser: bool = True,
+        class_weight: float = 1.0,
     ) -> None:
         super().__init__()
         self.num_classes, self.max_per_image = num_classes, max_per_image
-        self.sync_normaliser = sync_normaliser
+        self.sync_normaliser, self.class_weight = sync_normaliser, class_weight
         denoising = ContrastiveDenoising(dn_queries, label_noise, box_noise)
         self.denoising = denoising if dn_queries else None
         self.level_embed = nn.Parameter(torch.randn(levels, dim))
@@ -439,7 +441,7 @@ class DINOHead(Head):
         output, chosen, dn = self.train_forward(features, targets, noise)
         pad = dn.content.shape[1] if dn else 0
         logits, boxes = output.logits.float(), output.boxes.float()
-        scene = Scene(targets, features.sizes, self.sync_normaliser)
+        scene = Scene(targets, features.sizes, self.sync_normaliser, self.class_weight)
         losses: dict[str, Tensor] = {}
         names = [f"d{number}." for number in range(len(logits) - 1)] + [""]
         for name, layer_logits, layer_boxes in zip(names, logits, boxes, strict=True):
@@ -482,17 +484,22 @@ class Scene:
         targets: Objects of each image.
         sizes: Height and width of each image.
         sync_normaliser: Whether counts are averaged over processes.
+        class_weight: Of the losses about classes.
     """
 
     def __init__(
-        self, targets: Sequence[Objects], sizes: Sequence[Shape], sync_normaliser: bool = True
+        self,
+        targets: Sequence[Objects],
+        sizes: Sequence[Shape],
+        sync_normaliser: bool = True,
+        class_weight: float = 1.0,
     ) -> None:
         self.targets = targets
         self.boxes = [normalised(t.boxes, size) for t, size in zip(targets, sizes, strict=True)]
         self.labels = torch.cat([t.labels for t in targets])
         sides = [[width, height, width, height] for height, width in sizes]
         self.sides = self.boxes[0].new_tensor(sides)
-        self.sync_normaliser = sync_normaliser
+        self.sync_normaliser, self.class_weight = sync_normaliser, class_weight
 
     @torch.no_grad()
     def match(self, logits: Tensor, boxes: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -550,7 +557,7 @@ class Scene:
             reduction="sum",
         )
         return {
-            "cls": WEIGHT_CLASS * focal / count,
+            "cls": self.class_weight * focal / count,
             "bbox": WEIGHT_L1 * F.l1_loss(found, truth, reduction="sum") / count,
             "iou": WEIGHT_GIOU * overlap / count,
         }
