@@ -6,6 +6,7 @@ from torchvision import tv_tensors
 
 from swath.core.data.scenes import (
     CLASS_SETS,
+    KINDS,
     LABELS,
     OBJECT_CLASSES,
     SceneDataset,
@@ -71,6 +72,22 @@ def test_the_spread_of_a_set_is_that_of_its_scenes() -> None:
     dataset = SceneDataset(48, 2, seed=6, spread=1.0)
     wide = render((6 << 32) + 1, 48, spread=1.0).image
     assert (dataset[1].image.numpy().transpose(1, 2, 0) == wide).all()
+
+
+def test_kinds_take_turns() -> None:
+    kinds = ["sports", "harbor", "airport"]
+    dataset = SceneDataset(48, 7, seed=3, labels=["label"], kind=kinds)
+    shown = [KINDS[dataset[i].targets["label"]] for i in range(-3, 7)]
+    assert shown == ["harbor", "airport", "sports", *kinds, *kinds, "sports"]
+    alone = SceneDataset(48, 7, seed=3, kind="harbor")
+    assert torch.equal(dataset[4].image, alone[4].image)
+
+
+def test_refuses_kinds_that_are_none() -> None:
+    with pytest.raises(DataError, match=r"no kind 'harbour'.*'harbor'"):
+        SceneDataset(48, kind=["sports", "harbour"])
+    with pytest.raises(DataError, match="leaves no scenes"):
+        SceneObjects(size=48, kind=[])
 
 
 def test_is_described_by_a_spec() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torchvision import tv_tensors
 
-from swath.core.data.scenes.domains import CLASS_SETS, CLASSES, OBJECT_CLASSES, Colour
+from swath.core.data.scenes.domains import CLASS_SETS, CLASSES, KINDS, OBJECT_CLASSES, Colour
 from swath.core.data.scenes.scene import Scene, find_domain, render
 from swath.core.errors import DataError, suggest
 from swath.core.sample import Sample
@@ -32,7 +32,8 @@ class SceneDataset:
         domain: Where, when and by which sensor; a name out of `DOMAINS`.
         labels: Which targets to give, out of `LABELS`.
         class_set: How the mask's classes are grouped; a name out of `CLASS_SETS`.
-        kind: Only scenes of this class, or None for the domain's mixture.
+        kind: Only scenes of this class; or of several classes in turn, so that what only one of
+            them shows isn't rare; or None for the domain's mixture.
         spread: Strength of the photometric jitter between scenes, or None for the domain's; 1 is
             the full one.
 
@@ -61,10 +62,16 @@ class SceneDataset:
         *,
         labels: Sequence[str] = ("mask",),
         class_set: str = "full",
-        kind: str | None = None,
+        kind: str | Sequence[str] | None = None,
         spread: float | None = None,
     ) -> None:
         find_domain(domain)
+        kinds = (kind,) if kind is None or isinstance(kind, str) else tuple(kind)
+        if not kinds:
+            raise DataError("kind=[] leaves no scenes; name some, or None for the domain's mixture")
+        for name in kinds:
+            if name is not None and name not in KINDS:
+                raise DataError(f"scenes have no kind '{name}'{suggest(name, KINDS)}")
         for name in labels:
             if name not in LABELS:
                 raise DataError(f"scenes have no label '{name}'{suggest(name, LABELS)}")
@@ -74,7 +81,8 @@ class SceneDataset:
             )
         self.size, self.count, self.seed, self.domain = size, count, seed, domain
         self.labels, self.class_set = tuple(labels), class_set
-        self.kind, self.spread = kind, spread
+        self.kinds: tuple[str | None, ...] = kinds
+        self.spread = spread
         chosen = CLASS_SETS[class_set]
         self.classes: tuple[str, ...] = chosen.classes
         self.palette: tuple[Colour, ...] = chosen.palette
@@ -92,8 +100,9 @@ class SceneDataset:
         """The whole scene behind a sample."""
         if not -self.count <= index < self.count:
             raise IndexError(f"scene {index} of {self.count}")
-        seed = (self.seed << 32) + index % self.count
-        return render(seed, self.size, self.domain, self.kind, self.spread)
+        number = index % self.count
+        kind = self.kinds[number % len(self.kinds)]
+        return render((self.seed << 32) + number, self.size, self.domain, kind, self.spread)
 
     def __getitem__(self, index: int) -> Sample:
         """One scene with the chosen targets.
