@@ -7,8 +7,8 @@ State:  not run yet with this recipe, which was chosen on scenes of other seeds.
         answers about an image of 256 px took 49 % of the time of three models.
 Trials: the detector alone. It learns eight images of boats by heart in 150 steps (AP50 0.97). On
         unseen scenes of houses and courts, after 225 steps of 8 images: with 20 queries 0.08, with
-        60 (of 85 tokens, of which only chosen ones learn) 0.18, with classes weighed threefold, too,
-        0.21, at twice the rate 0.24; without denoising 0.11. Boxes come from the first stage,
+        60 (of 85 tokens, of which only chosen ones learn) 0.18, with classes weighed threefold as
+        well 0.21, at twice the rate 0.24; without denoising 0.11. Boxes come from the first stage,
         the decoder hardly moves them yet. Earlier, three classes in all kinds of urban scenes, half
         of which show none of them: 0.09 after 400 steps.
 

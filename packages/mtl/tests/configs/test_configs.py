@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from swath.core.config import TrainConfig, config_names, load_config
+from swath.mtl.configs import _scenes
 from swath.mtl.optim import CoTrainingAdamW
 
 OURS = sorted(n for n, module in config_names().items() if module.startswith("swath.mtl."))
@@ -48,6 +49,13 @@ def test_specialists_are_the_parts_of_the_whole() -> None:
         assert {k: v.shape for k, v in own.items()}.items() <= {
             k: v.shape for k, v in whole.items()
         }.items()
+
+
+def test_small_scenes_show_what_is_to_be_found() -> None:
+    boxes = _scenes.judged(seed=3, count=8, names=["det/things"]).build()
+    seen = [set(boxes[i].targets["labels"].tolist()) for i in range(len(boxes))]
+    assert set().union(*seen[::2]) == {0}  # houses
+    assert set().union(*seen[1::2]) == {1}  # courts
 
 
 def test_the_published_recipe() -> None:

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from torch.utils.data import ConcatDataset
-
 from swath.core.backbones.swin import Swin
 from swath.core.data.mixture import InMemory
 from swath.core.data.scenes import CLASS_SETS, KINDS, SceneDataset, SceneObjects
@@ -116,12 +114,12 @@ def judged(seed: int, count: int, names: Sequence[str] = ALL) -> Spec:
 
 
 def _scenes(name: str, seed: int, count: int) -> Spec:
-    which: dict[str, Any] = {"seed": 10 * seed + ALL.index(name), **SCENES}
+    which: dict[str, Any] = {"count": count, "seed": 10 * seed + ALL.index(name), **SCENES}
     if name == "det/things":
-        which |= {"classes": list(OBJECTS.values()), "count": count // len(OBJECTS), "whole": 0.5}
-        return Spec(ConcatDataset, datasets=[Spec(SceneObjects, kind=k, **which) for k in OBJECTS])
+        classes = list(OBJECTS.values())
+        return Spec(SceneObjects, classes=classes, kind=list(OBJECTS), whole=0.5, **which)
     labels = ["label" if name == "cls/kinds" else "mask"]
-    return Spec(SceneDataset, labels=labels, count=count, **which)
+    return Spec(SceneDataset, labels=labels, **which)
 
 
 def optimizer() -> Spec:
