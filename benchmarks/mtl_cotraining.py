@@ -44,7 +44,7 @@ NAME = "mtl_cotraining"
 SCORES = {"cls/kinds": "top1", "det/things": "AP50", "seg/cover": "mF1"}
 MODELS = {"co-trained": list(SCORES), **{name: [name] for name in SCORES}}
 SEEDS = (0, 1, 2)
-STEPS = 1200  # of a side; about 30 minutes of a core for the whole study
+STEPS = 800  # of a side; about 25 minutes of a core for the whole study
 JUDGED, JUDGED_SEED = 300, 77
 
 

@@ -14,11 +14,11 @@ val = _scenes.judged(seed=51, count=40)
 test = _scenes.judged(seed=52, count=100)
 
 optimizer = _scenes.optimizer()
-iterations = 1200
+iterations = 800
 batch_size = 8
 num_workers = 0  # scenes are kept once rendered
-val_every = 600
-checkpoint_every = 600
+val_every = 400
+checkpoint_every = 400
 log_every = 40
 clip_norm = 1.0
 find_unused_parameters = True
