@@ -30,7 +30,7 @@ from swath.core.files import write_json
 from swath.core.viz.report import read_log
 
 CONFIG = "oriented_rcnn_scenes_tiny"
-SEED, SCENES = 4242, 300
+SEED, SCENES = 4242, 500
 
 
 def main() -> None:

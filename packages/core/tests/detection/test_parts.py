@@ -135,6 +135,24 @@ def test_a_nearly_horizontal_box_is_no_line_but_for_the_official_choice_of_verti
         assert (rotated_iou(decoded, box).item() > overlap) is not official
 
 
+def test_periodic_offsets_go_on_where_those_of_an_upright_box_jump() -> None:
+    coder = MidpointOffsetCoder(periodic=True)
+    boxes = torch.tensor([[50.0, 50, 30, 30, -0.04], [50.0, 50, 30, 30, 0.04]])
+    anchor = boxes_to_hbb(boxes[:1]).expand(2, 4)
+    before, after = coder.encode(anchor, boxes)
+    assert (before - after)[4:].abs().min() > 1.8  # in deviations, of which a side has two
+    beyond = coder.nearest(after[None], before[None])
+    assert (beyond[0] - before)[4:].abs().max() < 0.2
+    torch.testing.assert_close(coder.nearest(after[None], after[None]), after[None])
+    back = coder.decode(anchor[:1], beyond)
+    torch.testing.assert_close(back, coder.decode(anchor[:1], after[None]))
+    assert rotated_iou(back, boxes[1:]).item() > 0.95
+    official = MidpointOffsetCoder()
+    assert torch.equal(official.nearest(after[None], before[None]), after[None])
+    mean = official.decode(anchor[:1], (before + after)[None] / 2)
+    assert rotated_iou(mean, boxes[:1]).item() < 0.8  # what is learnt without: a diamond
+
+
 def test_any_midpoint_offsets_make_a_rectangle_inside_no_wild_bounds() -> None:
     torch.manual_seed(0)
     anchors = boxes_to_hbb(boxes_of(0, 200))

@@ -6,9 +6,13 @@ from torchvision.models import resnet50
 
 from swath.core import load_model, zoo
 from swath.core.data.catalogue import dataset_spec
+from swath.core.detection import AnchorGenerator
 from swath.core.errors import CheckpointError
+from swath.kernels import boxes_to_hbb
 from swath.moe.models.oriented_rcnn import (
     OrientedRCNN,
+    OrientedRPN,
+    ProposalSettings,
     oriented_rcnn_r50,
     remap_mmrotate_keys,
     remap_official_keys,
@@ -80,3 +84,26 @@ def test_presets_differ_in_the_sense_of_angles_and_in_what_regions_read() -> Non
     assert (ours.head.rpn_head.coder.version, theirs.head.rpn_head.coder.version) == ("le90", "s5")
     assert ours.head.roi_head.pool.enlarge == (1.0, 1.0)
     assert theirs.head.roi_head.pool.enlarge == (1.2, 1.4)
+
+
+def test_anchors_across_the_border_are_learnt_from_where_asked() -> None:
+    generator = AnchorGenerator((16,), scale=4)
+    maps = [(torch.zeros(1, 3, 3, 3), torch.zeros(1, 18, 3, 3))]
+    corner = torch.tensor([[4.0, 4.0, 60.0, 60.0, 0.0]])
+    for inside_only in (True, False):
+        rpn = OrientedRPN(8, generator, "le90", ProposalSettings(), inside_only=inside_only)
+        losses = rpn.losses(maps, [(48, 48)], [corner])
+        assert all(bool(loss.sum() == 0) is inside_only for loss in losses.values())
+
+
+def test_a_turn_through_the_upright_costs_nothing_where_offsets_are_periodic() -> None:
+    generator = AnchorGenerator((16,), scale=2)
+    upright, beyond = (torch.tensor([[32.0, 32.0, 32.0, 32.0, turn]]) for turn in (0.0, 0.01))
+    costs = []
+    for periodic in (False, True):
+        rpn = OrientedRPN(8, generator, "le90", ProposalSettings(), periodic=periodic)
+        offsets = rpn.coder.encode(boxes_to_hbb(upright), upright)  # of every anchor
+        maps = [(torch.zeros(1, 3, 4, 4), offsets.view(1, 6, 1, 1).repeat(1, 3, 4, 4))]
+        costs.append(float(rpn.losses(maps, [(64, 64)], [beyond])["rpn_box"].sum()))
+    print(f"cost {costs[0]:.2f}, periodic {costs[1]:.2f}")
+    assert costs[1] < 0.5 * costs[0]

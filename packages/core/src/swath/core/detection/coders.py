@@ -109,6 +109,10 @@ class MidpointOffsetCoder(_Scaled):
             officially, and not the one that follows on the vertex at the top. Where a box is so
             nearly horizontal or so thin that only this choice is a tie, the official numbers
             describe a line.
+        periodic: As a box turns through a right angle, both offsets go from -0.5 to 0.5, and then
+            jump back. Taken as periodic they go on instead: `nearest` lets a network be right on
+            either side of the jump, and decoding takes what lies beyond. Otherwise it learns both
+            codes of nearly upright boxes, and gives their mean: a box turned by 45 degrees.
 
     Source:
         Xie et al. 2021, Oriented R-CNN, arXiv:2108.05699, section 3.1; OBBDetection's
@@ -123,10 +127,11 @@ class MidpointOffsetCoder(_Scaled):
         offset_clamp: float = 0.5,
         version: Version = "le90",
         official_ties: bool = False,
+        periodic: bool = False,
     ) -> None:
         super().__init__(means, stds, ratio_clip)
         self.offset_clamp, self.version = offset_clamp, version
-        self.official_ties = official_ties
+        self.official_ties, self.periodic = official_ties, periodic
 
     def encode(self, anchors: Tensor, boxes: Tensor) -> Tensor:
         """Deltas ``(N, 6)`` of rotated boxes ``(N, 5)`` relative to horizontal anchors."""
@@ -144,13 +149,27 @@ class MidpointOffsetCoder(_Scaled):
         offset = (touching - own_centre) / own_sides
         return self._normalised(torch.cat((shift, stretch, offset), -1))
 
+    def nearest(self, targets: Tensor, deltas: Tensor) -> Tensor:
+        """Of the codes of the boxes that ``targets`` describe those nearest to ``deltas``.
+
+        Both ``(N, 6)``; where offsets aren't periodic, a box has but one code.
+        """
+        if not self.periodic:
+            return targets
+        periods = (self._plain(deltas) - self._plain(targets))[:, 4:].mean(1, True).round()
+        offsets = targets[:, 4:] + periods / targets.new_tensor(self.stds[4:])
+        return torch.cat((targets[:, :4], offsets), 1)
+
     def decode(self, anchors: Tensor, deltas: Tensor) -> Tensor:
         """Rotated boxes ``(N, 5)`` of deltas ``(N, 6)``."""
         deltas = self._plain(deltas)
         centre, sides = _centre_and_sides(anchors)
         centre = centre + deltas[:, :2] * sides
         sides = sides * self._stretch(deltas[:, 2:4])
-        offset = deltas[:, 4:].clamp(-self.offset_clamp, self.offset_clamp) * sides
+        offset = deltas[:, 4:]
+        if self.periodic:
+            offset = offset - offset.mean(1, True).round()
+        offset = offset.clamp(-self.offset_clamp, self.offset_clamp) * sides
         half = sides / 2
         top = torch.stack((offset[:, 0], -half[:, 1]), -1)  # from the centre, like all vertices
         right = torch.stack((half[:, 0], offset[:, 1]), -1)

@@ -1,8 +1,10 @@
-"""Oriented R-CNN in small: a four-block ResNet from scratch on synthetic scenes of cities.
+"""Oriented R-CNN in small: a four-block ResNet from scratch on synthetic scenes of a city.
 
 Run:     swath train oriented_rcnn_scenes_tiny
 Source:  ours; the method of Xie et al. 2021 (Oriented R-CNN). The light differs as much from scene
-         to scene as it can. Vehicles are 12 px long and 5 wide: the pyramid begins at stride 2
+         to scene as it can, and kinds of scenes take turns, so that no class is rare. Few steps
+         and small images ask for what the paper doesn't: more anchors for an object, those that
+         cross the border too, and jittered objects for the second stage
 Expect:  AP50 0.44 and AP75 0.20 on 300 unseen scenes, vehicles 0.60 and 0.31, rare or large objects
          far less; about 13 minutes of CPU time (benchmarks/results/oriented_scenes.json)
 """
@@ -14,12 +16,13 @@ from swath.core.engine.pieces import adamw_cosine
 from swath.core.spec import Spec
 from swath.moe.models.oriented_rcnn import OrientedRCNN, ProposalSettings
 
-CLASSES = ["building", "court", "tank", "vehicle"]
+CLASSES = ["building", "court", "tank", "vehicle", "ship", "aircraft"]
+KINDS = ["residential", "industrial", "sports", "harbor", "airport"]
 SIZE = 192  # px
 
 
 def scenes(count: int, seed: int) -> Spec:
-    """So many scenes of the domain with the finest pixels, at the full photometric spread."""
+    """So many scenes, in turn of every kind, in the domain with the finest pixels."""
     return Spec(
         SceneObjects,
         classes=CLASSES,
@@ -27,6 +30,7 @@ def scenes(count: int, seed: int) -> Spec:
         count=count,
         seed=seed,
         domain="urban",
+        kind=KINDS,
         spread=1.0,
         whole=0.7,
     )
@@ -34,14 +38,18 @@ def scenes(count: int, seed: int) -> Spec:
 
 model = Spec(
     OrientedRCNN,
-    backbone=Spec(TimmPyramid, name="test_resnet", out_indices=[0, 1, 2, 3, 4]),
+    backbone=Spec(TimmPyramid, name="test_resnet", out_indices=[1, 2, 3, 4]),
     num_classes=len(CLASSES),
-    channels=32,
+    channels=48,
     fc_channels=256,
-    anchor_scale=5.0,
-    rpn_samples=128,
+    anchor_scale=3.5,
+    rpn_samples=256,
     roi_samples=128,
-    proposals=Spec(ProposalSettings, before_nms=300, count=300),
+    jittered=8,
+    positive_iou=0.5,
+    inside_only=False,
+    periodic=True,
+    proposals=Spec(ProposalSettings, before_nms=500, count=400),
     iou_threshold=0.2,  # parked side by side
 )
 task = Spec(DetectionTask, classes=CLASSES, iou_thresholds=[0.5, 0.75])
@@ -49,15 +57,15 @@ task = Spec(DetectionTask, classes=CLASSES, iou_thresholds=[0.5, 0.75])
 # data sets of different seeds share no scene; there are more than are ever seen, so that turning
 # and lighting them anew isn't needed
 train = scenes(100_000, seed=1)
-val = scenes(60, seed=2)
+val = scenes(100, seed=2)
 test = scenes(300, seed=3)
 
 optimizer = adamw_cosine(lr=1e-3, weight_decay=0.05, warmup=100)
-iterations = 1800
+iterations = 3600
 batch_size = 4
 num_workers = 0
-val_every = 450
-checkpoint_every = 450
+val_every = 1200
+checkpoint_every = 1200
 keep_last = 1
 ema = 0.995
 clip_norm = 10.0

@@ -96,7 +96,13 @@ class OrientedRPN(nn.Module):
         version: See `Preset`.
         proposals: How they are chosen.
         samples: Anchors of an image that are learnt from.
+        positive_iou: From this IoU of enclosing boxes on an anchor answers for an object; the best
+            ones from 0.3 on do so anyway. Where anchors lie far apart for the size of the objects,
+            0.7 leaves an object one anchor.
+        inside_only: Whether anchors that cross the image's border aren't learnt from, as
+            officially. Small images are all border: large objects then have hardly an anchor.
         official_ties: See `MidpointOffsetCoder`.
+        periodic: See `MidpointOffsetCoder`.
 
     Source:
         Xie et al. 2021, section 3.1; S5 dossier a.5.
@@ -109,14 +115,20 @@ class OrientedRPN(nn.Module):
         version: Version,
         proposals: ProposalSettings,
         samples: int = 256,
+        positive_iou: float = 0.7,
+        inside_only: bool = True,
         official_ties: bool = False,
+        periodic: bool = False,
     ) -> None:
         super().__init__()
         self.rpn_conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.rpn_cls = nn.Conv2d(channels, anchors.per_cell, 1)
         self.rpn_reg = nn.Conv2d(channels, anchors.per_cell * 6, 1)
         self.anchors, self.proposals, self.samples = anchors, proposals, samples
-        self.coder = MidpointOffsetCoder(version=version, official_ties=official_ties)
+        self.positive_iou, self.inside_only = positive_iou, inside_only
+        self.coder = MidpointOffsetCoder(
+            version=version, official_ties=official_ties, periodic=periodic
+        )
         for conv in (self.rpn_conv, self.rpn_cls, self.rpn_reg):
             _draw(conv, 0.01)
 
@@ -137,9 +149,11 @@ class OrientedRPN(nn.Module):
         cls, box = logits.new_zeros(2, len(anchors)).unbind(0)
         count = 0
         for i, (size, objects) in enumerate(zip(sizes, boxes, strict=True)):
-            usable = inside_image(all_anchors, size).nonzero()[:, 0]
+            usable = torch.arange(len(all_anchors), device=logits.device)
+            if self.inside_only:
+                usable = usable[inside_image(all_anchors, size)]
             overlaps = pairwise_iou(all_anchors[usable], boxes_to_hbb(objects))
-            assigned = assign_by_iou(overlaps, positive=0.7, negative=0.3, low_quality=0.3)
+            assigned = assign_by_iou(overlaps, self.positive_iou, negative=0.3, low_quality=0.3)
             positive, negative = sample_boxes(assigned, self.samples, positive_share=0.5)
             count += max(len(positive), 1) + max(len(negative), 1)  # as officially, never 0
             matched = objects[assigned[positive]]
@@ -150,6 +164,7 @@ class OrientedRPN(nn.Module):
             loss = F.binary_cross_entropy_with_logits(logits[i, chosen], truth, reduction="none")
             cls = cls.index_add(0, level[chosen], loss)
             target = self.coder.encode(all_anchors[positive], matched)
+            target = self.coder.nearest(target, deltas[i, positive].detach())
             loss = F.smooth_l1_loss(deltas[i, positive], target, reduction="none", beta=1 / 9)
             box = box.index_add(0, level[positive], loss.sum(1))
         # an empty batch still reaches every weight, which DDP needs
@@ -205,6 +220,9 @@ class RotatedRoIHead(nn.Module):
         preset: See `Preset`.
         fc_channels: Width of the two shared layers.
         samples: Regions of an image that are learnt from.
+        jittered: Copies of each object among the regions, moved, stretched and turned at random by
+            1.5 times the coder's deviations: the second stage learns to refine before the first one
+            finds anything. Officially none.
 
     Source:
         Xie et al. 2021, section 3.2; S5 dossier a.5. Boxes are refined alike for all classes.
@@ -218,8 +236,10 @@ class RotatedRoIHead(nn.Module):
         preset: Preset,
         fc_channels: int = 1024,
         samples: int = 512,
+        jittered: int = 0,
     ) -> None:
         super().__init__()
+        self.jittered = jittered
         self.pool = RotatedRoIPool(strides, enlarge=preset.enlarge)
         self.coder = RotatedDeltaCoder(clockwise=preset.clockwise, version=preset.version)
         self.num_classes, self.samples, self.clamp = num_classes, samples, preset.clamp
@@ -263,6 +283,10 @@ class RotatedRoIHead(nn.Module):
         self, proposals: Tensor, boxes: Tensor, labels: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Regions ``(R, 5)`` to learn from, their labels ``(R,)``, and deltas of the objects'."""
+        if self.jittered:
+            copies = boxes.repeat(self.jittered, 1)
+            noise = 1.5 * torch.randn(len(copies), 5).to(copies)  # the same whatever the device
+            proposals = torch.cat((proposals, self.coder.decode(copies, noise)))
         overlaps = rotated_iou(proposals, boxes)
         assigned = assign_by_iou(overlaps, positive=0.5, negative=0.5)
         own = torch.arange(len(boxes), device=boxes.device)
@@ -335,7 +359,11 @@ class OrientedRCNNHead(nn.Module):
         score_threshold: Least score of an object.
         iou_threshold: Of objects of a class.
         max_detections: Most objects in an image.
+        jittered: See `RotatedRoIHead`.
+        positive_iou: See `OrientedRPN`.
+        inside_only: See `OrientedRPN`.
         official_ties: See `MidpointOffsetCoder`; changes what is learnt, not what is found.
+        periodic: See `MidpointOffsetCoder`.
 
     Raises:
         ConfigError: If there is no such preset.
@@ -356,7 +384,11 @@ class OrientedRCNNHead(nn.Module):
         score_threshold: float = 0.05,
         iou_threshold: float = 0.1,
         max_detections: int = 2000,
+        jittered: int = 0,
+        positive_iou: float = 0.7,
+        inside_only: bool = True,
         official_ties: bool = False,
+        periodic: bool = False,
     ) -> None:
         super().__init__()
         if preset not in PRESETS:
@@ -370,10 +402,13 @@ class OrientedRCNNHead(nn.Module):
             chosen.version,
             proposals or ProposalSettings(),
             rpn_samples,
+            positive_iou,
+            inside_only,
             official_ties,
+            periodic,
         )
         self.roi_head = RotatedRoIHead(
-            channels, num_classes, strides, chosen, fc_channels, roi_samples
+            channels, num_classes, strides, chosen, fc_channels, roi_samples, jittered
         )
         self.version = chosen.version
         self.thresholds = (score_threshold, iou_threshold, max_detections)
