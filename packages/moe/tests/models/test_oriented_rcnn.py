@@ -8,11 +8,13 @@ from swath.core import load_model, zoo
 from swath.core.data.catalogue import dataset_spec
 from swath.core.detection import AnchorGenerator
 from swath.core.errors import CheckpointError
-from swath.kernels import boxes_to_hbb
+from swath.kernels import boxes_to_hbb, rotated_iou
 from swath.moe.models.oriented_rcnn import (
+    PRESETS,
     OrientedRCNN,
     OrientedRPN,
     ProposalSettings,
+    RotatedRoIHead,
     oriented_rcnn_r50,
     remap_mmrotate_keys,
     remap_official_keys,
@@ -107,3 +109,30 @@ def test_a_turn_through_the_upright_costs_nothing_where_offsets_are_periodic() -
         costs.append(float(rpn.losses(maps, [(64, 64)], [beyond])["rpn_box"].sum()))
     print(f"cost {costs[0]:.2f}, periodic {costs[1]:.2f}")
     assert costs[1] < 0.5 * costs[0]
+
+
+def test_a_lower_threshold_gives_an_object_more_anchors() -> None:
+    generator = AnchorGenerator((8,), scale=4)
+    shifted = torch.tensor([[36.0, 36.0, 32.0, 32.0, 0.0]])
+    maps = [(torch.zeros(1, 3, 9, 9), torch.ones(1, 18, 9, 9))]
+    costs = []
+    for threshold in (0.7, 0.5):
+        rpn = OrientedRPN(8, generator, "le90", ProposalSettings(), positive_iou=threshold)
+        costs.append(float(rpn.losses(maps, [(72, 72)], [shifted])["rpn_box"].sum()))
+    assert costs[1] > 1.5 * costs[0]  # summed over anchors, of which as many are drawn
+
+
+def test_jittered_objects_teach_refinement_without_a_proposal() -> None:
+    torch.manual_seed(0)
+    boxes, labels = torch.tensor([[32.0, 32.0, 30.0, 14.0, 0.4]]), torch.tensor([1])
+    nothing = torch.zeros(0, 5)
+    for jittered in (0, 20):
+        head = RotatedRoIHead(4, 3, (8,), PRESETS["s5"], samples=400, jittered=jittered)
+        regions, label, target = head._sampled(nothing, boxes, labels)
+        positive = regions[label == 1]
+        assert len(regions) == 1 + jittered
+        assert rotated_iou(positive, boxes).min() >= 0.5
+        torch.testing.assert_close(
+            rotated_iou(head.coder.decode(positive, target), boxes), torch.ones(len(positive), 1)
+        )
+        assert bool((target.abs().amax(1) > 0.5).any()) is (jittered > 0)

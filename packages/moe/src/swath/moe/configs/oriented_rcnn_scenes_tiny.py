@@ -5,8 +5,8 @@ Source:  ours; the method of Xie et al. 2021 (Oriented R-CNN). The light differs
          to scene as it can, and kinds of scenes take turns, so that no class is rare. Few steps
          and small images ask for what the paper doesn't: more anchors for an object, those that
          cross the border too, and jittered objects for the second stage
-Expect:  AP50 0.44 and AP75 0.20 on 300 unseen scenes, vehicles 0.60 and 0.31, rare or large objects
-         far less; about 13 minutes of CPU time (benchmarks/results/oriented_scenes.json)
+Expect:  not measured yet; an earlier recipe reached AP50 0.44 and AP75 0.20
+         (benchmarks/results/oriented_scenes.json)
 """
 
 from swath.core.backbones.timm import TimmPyramid
