@@ -136,3 +136,19 @@ def test_jittered_objects_teach_refinement_without_a_proposal() -> None:
             rotated_iou(head.coder.decode(positive, target), boxes), torch.ones(len(positive), 1)
         )
         assert bool((target.abs().amax(1) > 0.5).any()) is (jittered > 0)
+
+
+def test_rounds_refine_what_the_round_before_found_and_average_its_scores() -> None:
+    torch.manual_seed(0)
+    features, start = [torch.randn(1, 4, 8, 8)], torch.tensor([[32.0, 32.0, 30.0, 14.0, 0.4]])
+    twice = RotatedRoIHead(4, 3, (8,), PRESETS["s5"], rounds=2).requires_grad_(False)
+    torch.nn.init.normal_(twice.fc_cls.weight, std=0.1)
+    torch.nn.init.normal_(twice.fc_reg.weight, std=0.1)
+    regions, scores = start, torch.zeros(1, 3)
+    for _ in range(2):
+        logits, deltas = twice(twice.pool(features, [regions]))
+        regions, scores = twice.coder.decode(regions, deltas), scores + logits.softmax(1)[:, :3] / 2
+    (found,) = twice.detect(features, [start], 0.0, 0.5, 10)
+    assert sorted(found.labels.tolist()) == [0, 1, 2]
+    torch.testing.assert_close(found.boxes, regions.expand(3, 5))
+    torch.testing.assert_close(found.scores, scores[0, found.labels])

@@ -223,9 +223,12 @@ class RotatedRoIHead(nn.Module):
         jittered: Copies of each object among the regions, moved, stretched and turned at random by
             1.5 times the coder's deviations: the second stage learns to refine before the first one
             finds anything. Officially none.
+        rounds: How often regions are read and refined when objects are looked for; a score is the
+            mean over the rounds. Officially once.
 
     Source:
         Xie et al. 2021, section 3.2; S5 dossier a.5. Boxes are refined alike for all classes.
+        Rounds are those of Gidaris and Komodakis 2015, arXiv:1505.01749.
     """
 
     def __init__(
@@ -237,9 +240,10 @@ class RotatedRoIHead(nn.Module):
         fc_channels: int = 1024,
         samples: int = 512,
         jittered: int = 0,
+        rounds: int = 1,
     ) -> None:
         super().__init__()
-        self.jittered = jittered
+        self.jittered, self.rounds = jittered, rounds
         self.pool = RotatedRoIPool(strides, enlarge=preset.enlarge)
         self.coder = RotatedDeltaCoder(clockwise=preset.clockwise, version=preset.version)
         self.num_classes, self.samples, self.clamp = num_classes, samples, preset.clamp
@@ -314,16 +318,18 @@ class RotatedRoIHead(nn.Module):
 
         ``sizes``, ``(h, w)`` of each image, are needed where the preset clamps.
         """
-        logits, deltas = self(self.pool(features, proposals))
-        scores = logits.float().softmax(1)[:, :-1]
-        boxes = self.coder.decode(torch.cat(list(proposals)), deltas)
+        regions, rounds = list(proposals), []
         counts = [len(p) for p in proposals]
-        by_image = list(boxes.split(counts))
+        for _ in range(self.rounds):
+            logits, deltas = self(self.pool(features, regions))
+            rounds.append(logits.float().softmax(1)[:, :-1])
+            regions = list(self.coder.decode(torch.cat(regions), deltas).split(counts))
+        scores = torch.stack(rounds).mean(0).split(counts)
         if self.clamp:
-            by_image = [_clamped(b, size) for b, size in zip(by_image, sizes, strict=True)]
+            regions = [_clamped(b, size) for b, size in zip(regions, sizes, strict=True)]
         return [
             class_wise_nms(b, s, score_threshold, iou_threshold, max_detections)
-            for b, s in zip(by_image, scores.split(counts), strict=True)
+            for b, s in zip(regions, scores, strict=True)
         ]
 
 
@@ -360,6 +366,7 @@ class OrientedRCNNHead(nn.Module):
         iou_threshold: Of objects of a class.
         max_detections: Most objects in an image.
         jittered: See `RotatedRoIHead`.
+        rounds: See `RotatedRoIHead`.
         positive_iou: See `OrientedRPN`.
         inside_only: See `OrientedRPN`.
         official_ties: See `MidpointOffsetCoder`; changes what is learnt, not what is found.
@@ -385,6 +392,7 @@ class OrientedRCNNHead(nn.Module):
         iou_threshold: float = 0.1,
         max_detections: int = 2000,
         jittered: int = 0,
+        rounds: int = 1,
         positive_iou: float = 0.7,
         inside_only: bool = True,
         official_ties: bool = False,
@@ -408,7 +416,7 @@ class OrientedRCNNHead(nn.Module):
             periodic,
         )
         self.roi_head = RotatedRoIHead(
-            channels, num_classes, strides, chosen, fc_channels, roi_samples, jittered
+            channels, num_classes, strides, chosen, fc_channels, roi_samples, jittered, rounds
         )
         self.version = chosen.version
         self.thresholds = (score_threshold, iou_threshold, max_detections)
