@@ -43,9 +43,9 @@ SEEN = tuple(name for name in NAMES if name not in UNSEEN)
 
 DOMAINS = ("urban", "coastal")
 KINDS = (
-    "residential", "commercial", "industrial", "sports", "harbor", "coast", "farmland", "lake",
+    "residential", "industrial", "commercial", "sports", "industrial", "harbor", "coast", "lake",
 )  # fmt: skip
-"""Scenes are drawn from these in turn, so that rare objects occur."""
+"""Scenes of each domain are drawn from these in turn, so that rare objects (tanks above all) occur."""
 
 SCENE_PX = 192
 THING_WEIGHT = 3.0
@@ -118,7 +118,8 @@ class NamedCrops:
         return self._kept[number][turn]
 
     def _made(self, number: int) -> list[Sample]:
-        domain, kind = DOMAINS[number % len(DOMAINS)], KINDS[number % len(KINDS)]
+        kind = KINDS[number % len(KINDS)]
+        domain = DOMAINS[number // len(KINDS) % len(DOMAINS)]
         for attempt in itertools.count():  # a soccer field may leave room for nothing else
             seed = (self.seed << 32) + (attempt << 24) + number
             scene = render(seed, SCENE_PX, domain, kind)

@@ -2,8 +2,8 @@
 
 Run:     swath train remotesam_scenes_tiny
 Source:  ours; the network of Yao et al. 2025 (RemoteSAM)
-Expect:  oIoU 0.48 on 600 sentences about unseen scenes, 0.19 with sentences of other images; 12
-         minutes of processor time (benchmarks/results/refseg_scenes.json)
+Expect:  oIoU 0.57 on 600 sentences about unseen scenes, 0.18 with sentences of other images; 34
+         minutes of a crowded core's time (benchmarks/results/refseg_scenes.json)
 """
 
 from swath.core.engine.pieces import adamw_cosine
