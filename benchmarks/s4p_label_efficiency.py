@@ -3,18 +3,18 @@
 Run:    OMP_NUM_THREADS=1 python benchmarks/s4p_label_efficiency.py
 Aim:    with 1/16 of 640 scenes labelled, S4P gains at least 2 mIoU points over supervised training
         on the same labelled samples for the same number of steps, and no seed loses.
-State:  missed twice, the third recipe hasn't run. First: a stem of stride 4, threshold 0.85, 1,200
-        steps, the network as its own teacher; S4P lost 2.6 points at seed 0 and gained 0.9 at seed
-        1 (``results/s4p_label_efficiency_first.json``). Second: a stem of stride 2, threshold 0.9,
+Before: missed twice. First: a stem of stride 4, threshold 0.85, 1,200 steps, the network as its own
+        teacher; S4P lost 2.6 points at seed 0 and gained 0.9 at seed 1
+        (``results/s4p_label_efficiency_first.json``). Second: a stem of stride 2, threshold 0.9,
         2,000 steps, averaged weights as teacher, 3.2 points better at seed 100; at seed 3 it lost
-        6.9 and was stopped (``..._second.json``). Both learnt the seven classes of "landcover" with
-        class weights: of pseudo-labels sure to 0.95 one in five is wrong, and the background, of
-        which no network is sure, gives way to classes that it is sure of.
-Trials: of the third recipe at seed 100, 1,500 steps. The classes of "covers", no class weights: of
-        the pixels that a supervised network is sure of to 0.95 (57 %), 95 % are right. mIoU,
-        supervised and S4P: 56.1 and 57.4 with 1/16 labelled, 50.0 and 48.1 with 1/32 (pixels right:
-        80.4 and 82.0, 74.8 and 75.3); with 1/16 after 3,500 steps 58.4 and 59.4 (81.6 and 83.0).
-        Not enough for 2 points: what rare classes lose is the next thing to look at.
+        6.9 and was stopped (``..._second.json``). Both learnt the seven classes of "landcover". A
+        third, the classes of "covers" without weights and threshold 0.95, gained a point in trials.
+Trials: why, class by class, at seed 100 with 1/32 labelled: the higher the threshold, the fewer
+        pixels of the class that networks are unsure of ("other") are learnt from, until it gives
+        way to the rest; without any threshold pixels right rise by 3.6 points and that class falls
+        all the same. Class weights in both losses hold it. With them, no threshold (as UniMatch on
+        Cityscapes) and 1/16 labelled, mIoU of supervised and S4P after 1,000 steps: 55.4 and 57.8
+        at seed 100, 54.7 and 57.0 at seed 101. That is the recipe.
 
 Three arms see the same labelled images in the same number of steps: "supervised" with S4P's weak
 view, "strong" with its weak and strong view (is it the augmentation alone?), and "S4P". The recipe
@@ -58,16 +58,17 @@ SIZE = 96  # px
 CLASS_SET = "covers"
 
 RECIPE: dict[str, Any] = {
-    "iterations": 1500,
+    "iterations": 1000,
     "batch_size": 8,
     "lr": 3e-3,
     "weight_decay": 0.01,
     "warmup": 50,
     "ema": 0.99,
-    "threshold": 0.95,
+    "threshold": 0.0,
     "warmup_share": 0.25,
     "teacher": "ema",
-    "class_weights": None,
+    # shares of the classes in the pool of seed 100, inverse square roots with a mean of 1
+    "class_weights": [0.55, 1.8, 0.65, 0.85, 1.15],
     "crop": 64,
     "strength": 0.4,
     "scale": [0.75, 1.5],
@@ -238,12 +239,12 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 run(*job, recipe, Path(folder))
         return
-    path = RESULTS / f"{NAME}.json"
-    rows: list[dict[str, Any]] = json.loads(path.read_text())["runs"] if path.exists() else []
     for arm, fraction, seed in todo:
-        if any((r["arm"], r["labelled"], r["seed"]) == (arm, f"1/{fraction}", seed) for r in rows):
+        wanted = (arm, f"1/{fraction}", seed)
+        if any((r["arm"], r["labelled"], r["seed"]) == wanted for r in finished()):
             continue
-        rows.append(run(arm, fraction, seed, RECIPE, run_folder(arm, fraction, seed)))
+        row = run(arm, fraction, seed, RECIPE, run_folder(arm, fraction, seed))
+        rows = [*finished(), row]  # read again: other processes may run other seeds
         record(
             NAME,
             summarise(rows),
@@ -252,7 +253,13 @@ def main() -> None:
             cpu_seconds=sum(r["cpu s"] for r in rows),
             runs=rows,
         )
-    plot(rows, RESULTS / f"{NAME}.png")
+    plot(finished(), RESULTS / f"{NAME}.png")
+
+
+def finished() -> list[dict[str, Any]]:
+    """The runs that are in the results."""
+    path = RESULTS / f"{NAME}.json"
+    return json.loads(path.read_text())["runs"] if path.exists() else []
 
 
 if __name__ == "__main__":
