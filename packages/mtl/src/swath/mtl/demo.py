@@ -101,7 +101,7 @@ def run(
         write_json(files.metrics, as_data(metrics))
     with step(console, "3/4", "Ask it for all three about one scene, in one pass"):
         side = 192 if quick else 768
-        render_large(files.scene, seed=seed, height=side, width=side)
+        render_large(files.scene, seed, side, side, domain=_scenes.DOMAIN)
         several = predictor.predict(files.scene, out=files.results)
         console.print(f"  {several.summary()['answer']}")
     with step(console, "4/4", "Write the report"):

@@ -21,7 +21,8 @@ from swath.mtl.tasks import BoxTask, MaskTask, SceneClassificationTask
 RENDERED, SIZE = 128, 64
 """Sides in pixels: as rendered, and as seen, with 0.6 to 1 m a pixel."""
 
-SCENES = {"domain": "coastal", "class_set": "landcover", "size": RENDERED}
+DOMAIN = "coastal"
+SCENES = {"domain": DOMAIN, "class_set": "landcover", "size": RENDERED}
 OBJECTS = {"residential": "building", "sports": "court"}
 """What is to be found, by the kind of scene that shows it. A house fills about two cells of the
 finest level a side; vehicles and boats are smaller than a cell."""

@@ -81,10 +81,10 @@ train = _data("train")
 test = _data("test")
 
 optimizer = _scenes.optimizer()
-iterations = 1500
+iterations = 600
 batch_size = 4
-num_workers = 1
-checkpoint_every = 300
+num_workers = 0  # images are kept once read
+checkpoint_every = 200
 log_every = 30
 clip_norm = 1.0
 find_unused_parameters = True
