@@ -32,7 +32,7 @@ from swath.ovseg.contrastive import CaptionTask
 from swath.ovseg.metrics import mean_iou
 from swath.ovseg.models.maskclip import MaskCLIP
 from swath.ovseg.models.towers import pretrained
-from swath.ovseg.scenes import NAMELESS, centred_crop, places_of
+from swath.ovseg.scenes import NAMELESS, crop_with, places_of
 from swath.ovseg.task import OpenVocabularyTask
 
 CLASSES = (
@@ -46,7 +46,7 @@ TAUGHT = tuple(name for name in CLASSES if name not in HELD_OUT)
 
 
 class RealCrops:
-    """Crops of every other picture, around a pixel of each class in turn.
+    """Crops of every other picture, for a pixel of each class in turn.
 
     Args:
         folder: Of VHR-10.
@@ -70,7 +70,7 @@ class RealCrops:
         self.pictures = [np.moveaxis(_halved(i, cv2.INTER_AREA)[..., ::-1], 2, 0) for i in images]
         random = np.random.default_rng(first)
         self.places = [
-            {label: random.choice(places, 100) for label, places in places_of(names, size).items()}
+            {label: random.choice(places, 100) for label, places in places_of(names).items()}
             for names in self.names
         ]
         self.showing = [
@@ -86,8 +86,8 @@ class RealCrops:
         label = index % len(self.classes)
         picture = random.choice(self.showing[label])
         image, names = self.pictures[picture], self.names[picture]
-        centre = random.choice(self.places[picture][label])
-        return centred_crop(image, names, centre, [self.classes[label]], self.size, random)
+        pixel = random.choice(self.places[picture][label])
+        return crop_with(image, names, pixel, [[c] for c in self.classes], self.size, random)
 
 
 def _halved(picture: NDArray[np.uint8], how: int) -> NDArray[np.uint8]:

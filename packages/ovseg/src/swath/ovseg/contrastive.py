@@ -1,4 +1,4 @@
-"""Training CLIP itself: images and captions, of which several may be true of an image.
+"""Training CLIP itself: images, and captions of which several are true of each.
 
 Papers: CLIP, Radford et al. 2021, arXiv:2103.00020; targets for captions that repeat, Yang et al.
 2022 (UniCL), arXiv:2204.03610, equations 3 and 4.
@@ -29,8 +29,8 @@ LARGEST_SCALE = 100.0
 class CaptionTask(Task):
     """Train CLIP on captions, and judge it by naming images it hasn't seen.
 
-    Samples have a ``"caption"`` and, as ``"true"``, all captions that hold for them: those of other
-    images of the batch among them count as theirs too. A ``"label"`` is an index in ``classes``.
+    Samples have ``"captions"``, all those that hold for them: where others of the batch have the
+    same one, it counts once, for them all. A ``"label"`` is an index in ``classes``.
 
     Args:
         classes: Names that images are told apart by.
@@ -68,14 +68,15 @@ class CaptionTask(Task):
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """Stack samples; see `collate_images`.
 
-        With captions ``"tokens"`` int64 ``(B, L)`` and ``"true"`` bool ``(B, B)``: whether an
-        image's row holds a caption's column. With labels ``"label"`` int64 ``(B,)``.
+        With captions ``"tokens"`` int64 ``(C, L)``, each different one once, and ``"true"`` bool
+        ``(B, C)``: whether an image's row holds a caption's column. With labels ``"label"`` int64
+        ``(B,)``.
         """
         batch = collate_images(samples, self.radiometry)
-        if all("caption" in s.targets for s in samples):
-            captions = [s.targets["caption"] for s in samples]
+        if all("captions" in s.targets for s in samples):
+            captions = sorted({c for s in samples for c in s.targets["captions"]})
             batch["tokens"] = tokenize(captions, self.ensemble[:1])[:, 0]
-            true = [[caption in s.targets["true"] for caption in captions] for s in samples]
+            true = [[caption in s.targets["captions"] for caption in captions] for s in samples]
             batch["true"] = torch.tensor(true)
         if all("label" in s.targets for s in samples):
             batch["label"] = torch.tensor([int(s.targets["label"]) for s in samples])
@@ -109,12 +110,12 @@ class CaptionTask(Task):
 def caption_contrast(logits: Tensor, true: Tensor) -> Tensor:
     """The mean of two cross-entropies: which captions are an image's, which images a caption's.
 
-    Those that are true share the target in equal parts. Where only each image's own caption is,
-    this is CLIP's loss.
+    Those that are true share the target in equal parts. Where every image has one caption and no
+    other has the same, this is CLIP's loss.
 
     Args:
-        logits: float ``(B, B)``, scaled cosines of images (rows) and captions.
-        true: bool ``(B, B)``, at least one in each row and column.
+        logits: float ``(B, C)``, scaled cosines of images (rows) and captions.
+        true: bool ``(B, C)``, at least one in each row and column.
     """
     target = true.to(logits.dtype)
     by_image = F.cross_entropy(logits, target / target.sum(1, keepdim=True))

@@ -22,10 +22,11 @@ GROUND = ("grass", "tree", "water", "road", "pavement")
 """Classes of the scenes that are names by themselves."""
 
 COLOURS = {
-    "building": ("red", "brown", "grey", "black", "white"),
+    "building": ("red", "brown", "grey", "black", "white", "orange", "blue", "green"),
     "court": ("blue", "red", "green", "orange", "grey"),
     "tank": ("white", "grey", "green", "brown"),
-    "ship": ("white", "red", "blue", "black"),
+    "ship": ("white", "red", "blue", "black", "grey", "green", "brown"),
+    "vehicle": ("white", "black", "grey", "red", "blue"),
 }
 """Colours of each noun; whatever else there is has no name."""
 
@@ -36,7 +37,7 @@ NAMES = (
 """Everything that has a name."""
 
 UNSEEN = ("white building", "red court", "grey tank", "black ship")
-"""One colour of each noun, and each colour once: what a study keeps from training."""
+"""One colour of each noun but vehicles, and each once: what a study keeps from training."""
 
 SEEN = tuple(name for name in NAMES if name not in UNSEEN)
 """The others."""
@@ -45,11 +46,14 @@ DOMAINS = ("urban", "coastal")
 KINDS = (
     "residential", "industrial", "commercial", "sports", "industrial", "harbor", "coast", "lake",
 )  # fmt: skip
-"""Scenes of each domain are drawn from these in turn, so that rare objects (tanks above all) occur."""
+"""Scenes of each domain are drawn from these in turn: rare objects, tanks above all, occur."""
 
 SCENE_PX = 192
 THING_WEIGHT = 3.0
-"""How much more often a crop is centred on an object of a name than on ground of one."""
+"""How much more often a crop is made for an object of a name than for ground of one."""
+
+SHOWN = 0.125
+"""Least share of a crop that what its captions speak of covers."""
 
 NAMELESS = 255
 
@@ -58,16 +62,17 @@ Places = dict[int, NDArray[np.int64]]
 
 
 class NamedCrops:
-    """Crops centred on a pixel of a name, with caption and mask.
+    """Crops that show something that has a name, with captions and mask.
 
-    Sets of different ``seed`` share no scene. Every name that a scene shows is as likely as any
-    other, objects three times as likely as ground.
+    Sets of different ``seed`` share no scene. A crop is made for a pixel, which lies anywhere in
+    it: were it always the middle, CLIP would learn to look nowhere else. Every name that a scene
+    shows is as likely as any other, objects three times as likely as ground.
 
     Args:
         size: Side of the crops, px; at most 128.
         count: How many.
         seed: Which ones.
-        classes: Names that crops are centred on and masks tell apart, out of `NAMES`; pixels of
+        classes: Names that crops are made for and masks tell apart, out of `NAMES`; pixels of
             others are ignored.
         crops: Crops of each scene. They are made together, when the first of them is asked for, and
             kept: 16 KB each at 64 px.
@@ -106,9 +111,9 @@ class NamedCrops:
     def __getitem__(self, index: int) -> Sample:
         """A crop.
 
-        ``"mask"`` ``(H, W)`` uint8, indices in ``classes``; ``"label"``, that of the name in the
-        middle; ``"caption"``, this name or, of an object, its noun or colour alone; ``"true"``, all
-        captions that it could have had.
+        ``"mask"`` ``(H, W)`` uint8, indices in ``classes``; ``"label"``, that of the name it is
+        made for; ``"captions"``, this name and all others that cover an eighth of it, and of
+        objects noun and colour by themselves.
         """
         if not 0 <= index < self.count:
             raise IndexError(index)
@@ -124,15 +129,15 @@ class NamedCrops:
             seed = (self.seed << 32) + (attempt << 24) + number
             scene = render(seed, SCENE_PX, domain, kind)
             names = named(scene, self.classes)
-            if places := places_of(names, self.size):
+            if places := places_of(names):
                 break
-        true = {i: captions_of(self.classes[i]) for i in places}
-        weights = np.array([THING_WEIGHT if len(t) > 1 else 1.0 for t in true.values()])
+        captions = [captions_of(name) for name in self.classes]
+        weights = [THING_WEIGHT if len(captions[i]) > 1 else 1.0 for i in places]
         random = np.random.default_rng((self.seed, number))
         samples: list[Sample] = []
-        for label in random.choice(list(places), self.crops, p=weights / weights.sum()):
-            centre = places[label][random.integers(len(places[label]))]
-            sample = centred_crop(scene.planes, names, centre, true[label], self.size, random)
+        for label in random.choice(list(places), self.crops, p=np.divide(weights, sum(weights))):
+            pixel = places[label][random.integers(len(places[label]))]
+            sample = crop_with(scene.planes, names, pixel, captions, self.size, random)
             sample.meta.update(
                 id=f"{self.seed}-{number}-{len(samples)}", gsd_m=scene.gsd_m, domain=domain
             )
@@ -140,45 +145,43 @@ class NamedCrops:
         return samples
 
 
-def places_of(names: NDArray[np.uint8], size: int) -> Places:
-    """Where crops of a size can be centred.
+def places_of(names: NDArray[np.uint8]) -> Places:
+    """The pixels of each name.
 
     Args:
         names: Name of each pixel ``(H, W)``, or 255.
-        size: Side of the crops, px.
     """
-    half = size // 2
-    inner = names[half : names.shape[0] - half, half : names.shape[1] - half]
-    return {int(i): np.argwhere(inner == i) + half for i in np.unique(inner) if i != NAMELESS}
+    return {int(i): np.argwhere(names == i) for i in np.unique(names) if i != NAMELESS}
 
 
-def centred_crop(
+def crop_with(
     picture: NDArray[np.uint8],
     names: NDArray[np.uint8],
-    centre: NDArray[np.int64],
-    true: Sequence[str],
+    pixel: NDArray[np.int64],
+    captions: Sequence[Sequence[str]],
     size: int,
     random: np.random.Generator,
 ) -> Sample:
-    """A crop around a pixel, with the targets of `NamedCrops`.
+    """A crop that holds a pixel, with the targets of `NamedCrops`.
 
     Args:
         picture: ``(3, H, W)``, RGB.
         names: Name of each pixel ``(H, W)``, or 255.
-        centre: Row and column.
-        true: Captions of the pixel's name; the first, the whole name, comes most often.
+        pixel: Row and column; any place in the crop is as likely.
+        captions: Of each name.
         size: Side of the crop, px.
-        random: Draws the caption.
+        random: Draws the place.
     """
-    row, column = centre
-    top, left = int(row) - size // 2, int(column) - size // 2
-    window = (slice(top, top + size), slice(left, left + size))
-    caption = true[0] if random.random() < 0.5 else true[int(random.integers(len(true)))]
+    ends = zip(pixel, names.shape, strict=True)
+    firsts = (random.integers(max(0, i - size + 1), min(i, end - size) + 1) for i, end in ends)
+    window = tuple(slice(first, first + size) for first in firsts)
+    mask, label = names[window].copy(), int(names[tuple(pixel)])
+    shown, counts = np.unique(mask, return_counts=True)
+    large = shown[(counts >= SHOWN * mask.size) & (shown != NAMELESS)]
     targets = {
-        "mask": tv_tensors.Mask(torch.from_numpy(names[window].copy())),
-        "label": int(names[row, column]),
-        "caption": caption,
-        "true": tuple(true),
+        "mask": tv_tensors.Mask(torch.from_numpy(mask)),
+        "label": label,
+        "captions": tuple(sorted({c for i in (label, *large) for c in captions[i]})),
     }
     return Sample(tv_tensors.Image(torch.from_numpy(picture[:, *window].copy())), targets)
 

@@ -1,7 +1,7 @@
 """What the small models on synthetic scenes share: their CLIP, their towers, what they are taught.
 
-They learn `SEEN` names, one colour of each noun kept back, and can be asked for all: CLIP learns
-from captions what words mean, the segmenters from masks where it ends.
+They learn `SEEN` names and can be asked for all, also for those colours of nouns that are kept
+back: CLIP learns from captions what words mean, the segmenters from masks where it ends.
 """
 
 from collections.abc import Callable

@@ -143,7 +143,6 @@ class CATSeg(ViTSegmenter):
         guidance_dims: Channels of the guidance of the decoder.
         taps: Blocks of CLIP that it comes from.
         finetune: See `swath.ovseg.clip.set_finetuning`.
-        cell: Side of a cell of the cost volume, px.
     """
 
     def __init__(
@@ -153,9 +152,8 @@ class CATSeg(ViTSegmenter):
         guidance_dims: Sequence[int] = (256, 128),
         taps: Sequence[int] = (3, 7),
         finetune: str = "attention",
-        cell: int = 16,
     ) -> None:
-        super().__init__(clip or {}, guidance_dims, taps, finetune, cell)
+        super().__init__(clip or {}, guidance_dims, taps, finetune)
         self.aggregator = Aggregator(
             text_guidance_dim=self.clip.embed_dim,
             appearance_guidance_dim=self.clip.embed_dim,
