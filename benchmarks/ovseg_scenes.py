@@ -15,7 +15,7 @@ finished run is kept in the results and not repeated; its weights are kept in --
 The recipe (configs, iterations) isn't settled. A first run of it at seed 0
 (results/ovseg_scenes_first.json) had far too little training: mIoU seen and unseen 14.3 and 2.9 for
 the similarity map, 12.4 and 0.0 for CAT-Seg. It is to be chosen at seed 100 and judged at seeds 1
-and 2. What trials of CLIP alone found since (patches of 8 px, 24 and 32 px crops, seed 100's scenes):
+and 2. What trials of CLIP alone found since (patches of 8 px, crops of 24 and 32 px):
 - All captions of an image at once instead of one drawn: 57 % instead of 50 % of crops named after
   500 steps. That is how `CaptionTask` does it now.
 - Crops centred on what their caption says teach CLIP to look at the middle: 60 % of the middle
