@@ -81,7 +81,7 @@ train = _data("train")
 test = _data("test")
 
 optimizer = _scenes.optimizer()
-iterations = 600
+iterations = 400
 batch_size = 4
 num_workers = 0  # images are kept once read
 checkpoint_every = 200
