@@ -60,7 +60,7 @@ def test_gradients_are_right_and_come_from_confident_pixels_only() -> None:
     ignore = torch.rand(2, 3, 4, generator=generator) < 0.3
 
     def loss(logits: torch.Tensor) -> torch.Tensor:
-        return unlabelled_loss(logits, label, confidence, ignore, 0.8, class_weights=(1, 2, 0.5))
+        return unlabelled_loss(logits, label, confidence, ignore, 0.8)
 
     assert torch.autograd.gradcheck(loss, strong)
     loss(strong).backward()

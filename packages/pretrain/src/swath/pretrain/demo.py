@@ -112,10 +112,10 @@ def run(
 
 
 def supervised_twin(config: TrainConfig) -> TrainConfig:
-    """The same run without the unlabelled images: model, labels, weak view, steps, seed."""
+    """The same run without the unlabelled images; losses, weak view, steps and seed stay."""
     assert config.augment is not None  # S4P needs its views
     view = {name: config.augment.kwargs[name] for name in ("size", "scale")}
-    task = {name: config.task[name] for name in ("classes", "palette")}
+    task = {name: config.task[name] for name in ("classes", "palette", "class_weights")}
     return replace(
         config,
         task=Spec(SegmentationTask, **task),

@@ -5,8 +5,6 @@ Source:
     `s4_pretrain.py`, read); Sohn et al. 2020, arXiv:2001.07685 (FixMatch), equations 3 and 4.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -61,7 +59,6 @@ def unlabelled_loss(
     confidence: Tensor,
     ignore: Tensor,
     threshold: float = 0.95,
-    class_weights: Sequence[float] | None = None,
 ) -> Tensor:
     """Cross-entropy of the confident pixels, divided by the number of all that were seen.
 
@@ -74,9 +71,7 @@ def unlabelled_loss(
         confidence: float ``(B, H, W)`` of the pseudo-labels.
         ignore: bool ``(B, H, W)``, True where nobody saw anything.
         threshold: Least confidence that is learnt from.
-        class_weights: One factor per class; officially none.
     """
-    weight = logits.new_tensor(class_weights) if class_weights is not None else None
     learnt = confident(confidence, ignore, threshold)
-    loss = F.cross_entropy(logits, label, weight=weight, reduction="none")
+    loss = F.cross_entropy(logits, label, reduction="none")
     return (loss * learnt).sum() / (~ignore).sum().clamp_min(1)

@@ -42,11 +42,12 @@ class S4PTask(SegmentationTask):
             believing; officially none. Pre-trained networks don't need it, others do.
         teacher: Who labels online: ``"self"``, the network as it is, as officially; or ``"ema"``,
             its averaged weights (Mean Teacher, arXiv:1703.01780), which need ``ema`` in the config.
-        radiometry: This and all that follow: see `SegmentationTask`. Class weights count for
-            pseudo-labels too.
+        radiometry: This and all that follow: see `SegmentationTask`.
         ignore_index: Label of pixels that are neither trained on nor judged.
         palette: A colour per class.
-        class_weights: Weight of each class in both losses; officially none.
+        class_weights: Weight of each class in the loss on labels; officially none. Pseudo-labels
+            are of a network that has learnt with these weights: used again there, they would double
+            what it takes too often for a rare class.
         dice_weight: Weight of the soft Dice loss on the labelled images.
         gsd_m: Ground sampling distance the model is meant for, metres.
         evaluation: How `predict` runs the model over an image.
@@ -178,9 +179,7 @@ class S4PTask(SegmentationTask):
         labelled, strong = logits[: len(batch["image"])], logits[len(batch["image"]) :]
         ignore = batch["ignore"]
         losses = self.losses_of(labelled, batch["mask"])
-        losses["unlabelled"] = unlabelled_loss(
-            strong, label, confidence, ignore, self.threshold, self.class_weights
-        )
+        losses["unlabelled"] = unlabelled_loss(strong, label, confidence, ignore, self.threshold)
         learnt = confident(confidence, ignore, self.threshold)
         share = learnt.sum() / (~ignore).sum().clamp_min(1)
         return {name: loss / 2 for name, loss in losses.items()} | {"confident": share}
