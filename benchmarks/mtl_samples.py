@@ -2,8 +2,8 @@
 
 Run:    python benchmarks/mtl_samples.py --samples ../shared/samples --scenes runs/scenes
 Claim:  none; a few hundred images each show the way, not what such data can give.
-State:  400 steps from the weights of the study's seed 0 (273 s of a busy core): EuroSAT top-1 29.0 %,
-        AP50 of VHR-10 0.4 %, IoU of buildings 34.4 %. Far too short: EuroSAT's loss fell from 2.25
+State:  400 steps from the weights of the study's seed 0, 273 s of a busy core: EuroSAT top-1 29.0,
+        AP50 of VHR-10 0.4, IoU of buildings 34.4 %. Far too short: EuroSAT's loss fell from 2.25
         to 1.95 in its 100 steps, no box has a score above 0.3, roofs are found in patches.
 
 EuroSAT patches are named, NWPU VHR-10's objects boxed and Kampala's roofs mapped by one model that

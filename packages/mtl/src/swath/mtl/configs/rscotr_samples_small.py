@@ -3,8 +3,8 @@
 Run:     SWATH_DATA=<samples> swath train rscotr_samples_small --set init_from=<weights of
          rscotr_scenes_tiny>
 Source:  ours; a few hundred images each
-Expect:  EuroSAT top-1 29 %, VHR-10 AP50 0.4 %, IoU of Kampala's buildings 34 % after 273 s of a busy
-         core (benchmarks/mtl_samples.py): shows the way, not what such data can give
+Expect:  EuroSAT top-1 29 %, VHR-10 AP50 0.4 %, IoU of Kampala's buildings 34 %, after 273 s of a
+         busy core (benchmarks/mtl_samples.py): shows the way, not what such data can give
 """
 
 from swath.core.data.catalogue import dataset_spec, load_dataset
