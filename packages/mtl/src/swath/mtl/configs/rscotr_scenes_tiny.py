@@ -2,8 +2,8 @@
 
 Run:     swath train rscotr_scenes_tiny
 Source:  ours; nothing to download
-Expect:  at two other seeds, after 215 and 225 s of a busy core: top-1 57 and 65, AP50 24 and 19,
-         mF1 48 and 52 % on 300 unseen scenes (benchmarks/mtl_cotraining.py)
+Expect:  at three other seeds, after 220 s of a busy core: top-1 57 to 65, AP50 19 to 27, mF1 48 to
+         55 % on 300 unseen scenes (benchmarks/mtl_cotraining.py)
 """
 
 from swath.mtl.configs import _scenes
