@@ -50,7 +50,7 @@ def test_the_config_of_real_images_differs_in_size_and_data_alone() -> None:
     real, scenes = load_config("remotesam_vhr10_tiny"), load_config("remotesam_scenes_tiny")
     assert real.model == scenes.model  # whose weights it begins with
     differing = {k for k in real.task if real.task[k] != scenes.task[k]}
-    assert differing == {"input_size", "words_first"}
+    assert differing == {"input_size"}
     assert real.train["samples"]["split"] == "train"
     assert real.test is not None
     assert real.test["split"] == "test"

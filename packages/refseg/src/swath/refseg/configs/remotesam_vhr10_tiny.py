@@ -24,7 +24,7 @@ _ROOT = "$SWATH_DATA/vhr10-refs"
 _FILES = {"path": f"{_ROOT}/refs.json", "images": f"{_ROOT}/images"}
 
 model = scenes.model
-task = Spec(ReferringTask, **{**scenes.task.kwargs, "input_size": 128, "words_first": 0.3})
+task = Spec(ReferringTask, **{**scenes.task.kwargs, "input_size": 128})
 
 train = Spec(
     Flipped,
