@@ -23,8 +23,9 @@ State:  missed again. Seeds 9, 10 and 11: 3.2 points gained, 5.2 lost, none; 0.7
         images alone 1.4 gained (``results/s4p_label_efficiency.json``). Class by class, buildings
         decide it: 4 % of the pixels in the domain's mixture of scenes, found or missed by chance of
         40 labelled scenes, and at seed 10 the strong view alone takes them from 47 to 15 % recall.
-        Vegetation, pavement and water nearly always gain. Next: scenes whose kinds take turns
-        (``SceneDataset(kind=[...])``), so that no class is rare.
+        Vegetation, pavement and water nearly always gain. Scenes of residential, industrial,
+        commercial and harbor kinds in turn, where no class is rare, don't mend it: supervised and
+        S4P 59.4 and 57.3 without weights, 60.7 and 59.0 with (seed 100; pixels right 0.5 more).
 
 Three arms see the same labelled images in the same number of steps: "supervised" with S4P's weak
 view, "strong" with its weak and strong view (is it the augmentation alone?), and "S4P". The recipe
