@@ -59,8 +59,9 @@ def test_every_card_builds_what_it_says() -> None:
             model = resolve(card.builder)(**card.builder_kwargs)
         assert sum(p.numel() for p in model.parameters()) == card.params, card.name
         assert resolve(card.converter)({}) == {}
-        task = resolve(card.task_builder)(list(card.classes))
+        task = resolve(card.task_builder)(list(card.classes), **card.task_kwargs)
         assert task.classes == card.classes
+        assert task.tile == (768 if card.name.startswith("sed") else 384), "what it is trained on"
 
 
 def test_an_official_file_loads_by_name_and_maps_a_scene(official: Path, tmp_path: Path) -> None:

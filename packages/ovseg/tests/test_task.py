@@ -1,17 +1,20 @@
 """Vocabularies, alternatives, background, the loss, and the cache of texts."""
 
+import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torchvision import tv_tensors
 
 from swath.core.errors import ConfigError, DataError
+from swath.core.inference.predictor import Predictor
 from swath.core.sample import Sample
 from swath.ovseg.losses import pixelwise_bce
 from swath.ovseg.prompts import SINGLE, templates, tokenize
 from swath.ovseg.protocols import PublishedProtocol
-from swath.ovseg.task import OpenVocabularyTask
+from swath.ovseg.task import VOCABULARIES, OpenVocabularyTask
 
 
 def sample(size: int = 64, labels: tuple[int, ...] = (0, 1, 255)) -> Sample:
@@ -101,6 +104,38 @@ def test_texts_are_encoded_once_until_weights_or_classes_change(tiny: Any) -> No
     assert calls == [2, 2, 3]
     model.load_state_dict(tiny.build("catseg", seed=1).state_dict())
     assert not torch.allclose(task.text(model), changed)
+
+
+def test_the_same_words_for_many_images_are_encoded_once(tiny: Any) -> None:
+    model, calls = tiny.build("catseg"), []
+    model.clip.ln_final.register_forward_hook(lambda m, i, o: calls.append(len(o)))
+    predictor = Predictor(model, OpenVocabularyTask(["tree", "ship"]))
+    image = np.zeros((64, 64, 3), np.uint8)
+    for _ in range(2):
+        for words in (["roof", "road", "sea"], ["tree", "ship"]):
+            predictor.predict(image, classes=words)
+        predictor.predict(image)
+    assert calls == [3, 2]
+    for number in range(VOCABULARIES):
+        predictor.predict(image, classes=[f"thing {number}"])
+    predictor.predict(image)
+    assert len(calls) == 2 + VOCABULARIES + 1, "the oldest made way"
+
+
+def test_a_task_goes_to_other_processes_after_it_has_encoded_texts(tiny: Any) -> None:
+    model, task = tiny.build("catseg"), OpenVocabularyTask(["tree", "ship"], background=0.3)
+    want = task.text(model)
+    copied = pickle.loads(pickle.dumps(task))
+    assert copied.classes == task.classes
+    assert torch.equal(copied.text(model), want)
+
+
+def test_texts_encoded_in_a_prediction_serve_training(tiny: Any) -> None:
+    model = tiny.build("catseg", finetune="frozen")
+    task = OpenVocabularyTask(["tree", "ship"])
+    Predictor(model, task).predict(np.zeros((64, 64, 3), np.uint8))
+    task.losses(model.train(), task.collate([sample(64)]))["bce"].backward()
+    assert model.aggregator.conv1.weight.grad.any()
 
 
 @pytest.mark.parametrize("slide", [False, True])

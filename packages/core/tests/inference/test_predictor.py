@@ -117,6 +117,15 @@ def test_a_vocabulary_has_scores_of_its_own_tiles_and_a_background() -> None:
         words.predict(image, background=0.5)
 
 
+def test_many_classes_make_tiles_smaller_unless_the_task_says_how_large() -> None:
+    image, names = noise(3, 200, 300).transpose(1, 2, 0), [f"thing {i}" for i in range(1000)]
+    for kind, side in ((SegmentationTask, 96), (Words, 128)):
+        model = Brightest()
+        thousand = nn.Sequential(model, nn.Conv2d(3, len(names), 1))
+        Predictor(thousand, kind(names, radiometry())).predict(image, overlap=16, blend=16)
+        assert max(max(shape[2:]) for shape in model.seen) == side
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (31, 33), (300, 417)])
 def test_tiled_equals_untiled(size: tuple[int, int]) -> None:
     image = noise(3, *size).transpose(1, 2, 0)

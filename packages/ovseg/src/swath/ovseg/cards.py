@@ -87,7 +87,7 @@ def _sed(size: str, title: str, params: int) -> ModelCard:
         licence_code="Apache-2.0",
         weights="linked in the official README; trained on COCO-Stuff",
         builder_kwargs={"size": size},
-        task_kwargs={"ensemble": "imagenet"},
+        task_kwargs={"ensemble": "imagenet", "tile": 768},
     )
 
 

@@ -1,10 +1,10 @@
 """Open-vocabulary segmentation as a task: classes are words, and may be others at every call."""
 
 import math
-import weakref
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,9 @@ BACKGROUND = "background"
 
 CLIP_RADIOMETRY = Radiometry(("red", "green", "blue"), "uint8", 1.0, CLIP_MEAN, CLIP_STD)
 """8-bit RGB as CLIP wants it, for every tower."""
+
+VOCABULARIES = 16
+"""Most vocabularies of a model whose vectors are kept."""
 
 
 class OpenVocabularyTask(SegmentationTask):
@@ -100,12 +103,14 @@ class OpenVocabularyTask(SegmentationTask):
         self.starts = [0]
         for group in vocabulary:
             self.starts.append(self.starts[-1] + len(group))
-        self._cached: tuple[Any, Any, Tensor] | None = None
+        self._texts = _Texts()
 
     def with_classes(
         self, classes: Sequence[str], background: float | Sequence[str] | None = None
     ) -> "OpenVocabularyTask":
         """The same task for other classes; a single one is set against background at 0.5.
+
+        What it has encoded is known to both.
 
         Args:
             classes: See the class.
@@ -133,7 +138,7 @@ class OpenVocabularyTask(SegmentationTask):
         ignore_index: int,
         palette: Sequence[Sequence[int]] | None,
     ) -> "OpenVocabularyTask":
-        return OpenVocabularyTask(
+        task = OpenVocabularyTask(
             classes,
             self.ensemble,
             background,
@@ -145,6 +150,8 @@ class OpenVocabularyTask(SegmentationTask):
             self.gsd_m,
             self.tile,
         )
+        task._texts = self._texts
+        return task
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """``"bce"``, and of a model judged on the way too (SED) ``"bce_1"``, ``"bce_2"``, ...
@@ -179,16 +186,15 @@ class OpenVocabularyTask(SegmentationTask):
         Returns:
             ``(T, P, E)``, T counting alternatives and names of the background.
         """
-        parameters = text_parameters(model)
-        state = [(p.data_ptr(), p._version, p.device) for p in parameters]
-        if self._cached is not None:
-            owner, known, features = self._cached
-            if owner() is model and known == state:
-                return features
-        with torch.no_grad():
-            found: Tensor = model.encode_text(self.tokens.to(parameters[0].device))
-        self._cached = (weakref.ref(model), state, found)
-        return found
+        known = self._texts.of(model)
+        key = self.names, self.ensemble
+        if key not in known:
+            if len(known) == VOCABULARIES:
+                del known[next(iter(known))]
+            tokens = self.tokens.to(text_parameters(model)[0].device)
+            with torch.inference_mode(False), torch.no_grad():  # training may use them too
+                known[key] = model.encode_text(tokens)
+        return known[key]
 
     def _logits(self, model: Any, images: Tensor) -> Tensor:
         text = self.text(model)
@@ -217,6 +223,25 @@ class OpenVocabularyTask(SegmentationTask):
     def metrics(self) -> SemSegMetrics:  # type: ignore[override]
         """A fresh `SemSegMetrics` for these classes."""
         return SemSegMetrics(self.classes, self.ignore_index)
+
+
+class _Texts:
+    """Vectors by model and vocabulary; for another process, which copies the model, none."""
+
+    def __init__(self) -> None:
+        self._known: WeakKeyDictionary[Any, tuple[Any, dict[Any, Tensor]]] = WeakKeyDictionary()
+
+    def __reduce__(self) -> tuple[type["_Texts"], tuple[()]]:
+        return _Texts, ()
+
+    def of(self, model: Any) -> dict[Any, Tensor]:
+        """Those of a model, to be added to; none if its weights have changed."""
+        state = [(p.data_ptr(), p._version, p.device) for p in text_parameters(model)]
+        before, known = self._known.get(model, (None, {}))
+        if before != state:
+            known = {}
+            self._known[model] = state, known
+        return known
 
 
 def text_parameters(model: Any) -> list[nn.Parameter]:

@@ -84,7 +84,10 @@ def predict(
     ] = None,
     tile: Annotated[
         int | None,
-        typer.Option(min=1, help="Largest tile side; default 1024, less for many classes."),
+        typer.Option(
+            min=1,
+            help="Largest tile side; default the model's own, or 1024, less for many classes.",
+        ),
     ] = None,
     overlap: Annotated[
         int | None,

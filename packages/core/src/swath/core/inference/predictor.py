@@ -43,8 +43,9 @@ OVERLAP = 64
 """Context that tiles share where none is chosen, px."""
 
 TILE_BYTES = 48 << 20
-"""Most that the logits of such a tile may take; many classes make it smaller than `TILE`. Not less
-than 32 MB: below, glibc keeps what is freed, in pieces, instead of giving it back at once."""
+"""Most that the logits of such a tile may take; many classes make it smaller than `TILE`. The tile
+that a task names stays: its model was trained on that size. Not less than 32 MB: below, glibc keeps
+what is freed, in pieces, instead of giving it back at once."""
 
 
 class Predictor:
@@ -124,7 +125,7 @@ class Predictor:
         Args:
             image: A path, a `GeoImage`, an array ``(H, W, C)`` or ``(H, W)``, or a PIL image.
             tile: Largest tile side in pixels; ``"auto"`` is the task's ``tile`` or else `TILE`,
-                less where there are so many classes that the logits of a tile would pass
+                less of that where there are so many classes that the logits of a tile would pass
                 `TILE_BYTES`; None runs the image in one piece.
             overlap: Context that neighbouring tiles share and discard; at least the model's
                 receptive field makes the result independent of the tiling. None takes the task's
@@ -339,9 +340,11 @@ def _fast(model: nn.Module) -> nn.Module:
 
 def _auto_tile(task: Task, overlap: int, blend: int, align: int) -> int:
     """The largest multiple of ``align`` within the limits that the overlaps allow."""
-    side = getattr(task, "tile", TILE)
-    if task.dense:
-        side = min(side, math.isqrt(TILE_BYTES // (4 * max(len(task.classes), 1))))
+    side: int | None = getattr(task, "tile", None)
+    if side is None:
+        side = TILE
+        if task.dense:
+            side = min(side, math.isqrt(TILE_BYTES // (4 * max(len(task.classes), 1))))
     return max(side // align * align, smallest_tile(overlap, blend, align))
 
 

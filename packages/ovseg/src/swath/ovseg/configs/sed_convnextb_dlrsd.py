@@ -22,6 +22,7 @@ model = Spec(
 )
 task = published_task("ovrsis-dlrsd", slide=False)
 task["ensemble"] = "imagenet"
+task["tile"] = 768
 task["evaluation"] = Spec(PublishedProtocol, pad_to=1)
 
 train = data("ovrsis-dlrsd", "train", "DLRSD_split")
