@@ -1,4 +1,4 @@
-"""One model on several data sets, and its cost maps, through the command line and the API."""
+"""One model on several data sets, its templates and cost maps, through the command line."""
 
 import json
 import sys
@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from rasterio.windows import Window
 
 from swath.core.checkpoint.store import save_model
 from swath.core.cli import main
-from swath.core.errors import ConfigError, DataError
-from swath.core.inference.predictor import Predictor
+from swath.core.errors import DataError
+from swath.core.geo.raster import RasterInfo, RasterWriter
 from swath.core.models.unet import UNet
 from swath.core.segmentation import SegmentationTask
 from swath.core.spec import Spec
-from swath.ovseg.costs import cost_maps
 from swath.ovseg.datasets import data_sets
 from swath.ovseg.task import OpenVocabularyTask
 
@@ -110,11 +110,16 @@ def test_several_sets_in_one_table(
 
 
 def test_cost_maps_beside_a_prediction(
-    checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    image, out = data / "VDD/src/0.JPG", tmp_path / "map.tif"
-    options = ["--classes", "roof, car", "--out", out, "--device", "cpu", "--save-cost-maps"]
-    assert run(monkeypatch, "predict", checkpoint, image, *options) == 0
+    image = tmp_path / "0.tif"
+    numbers = np.random.default_rng(0).integers(0, 2550, (4, 64, 64)).astype(np.uint16)
+    with RasterWriter(image, RasterInfo(None, 64, 64, 4, "uint16"), count=4, dtype="uint16") as to:
+        to.write(Window(0, 0, 64, 64), numbers)
+    words = ["--classes", "roof, car", "--templates", "a map of {}; a photo of {}"]
+    options = [*words, "--bands", "3,2,1", "--scale", "0:2550", "--device", "cpu"]
+    predict = ["predict", checkpoint, image, *options, "--save-cost-maps"]
+    assert run(monkeypatch, *predict, "--out", tmp_path / "map.tif") == 0
     saved = np.load(tmp_path / "0_cost_maps/cost_maps.npz")
     assert saved["names"].tolist() == ["roof", "car"]
     streams = {"clip 0", "clip 90", "clip 180", "clip 270", "specialist", "aggregated"}
@@ -122,9 +127,12 @@ def test_cost_maps_beside_a_prediction(
     assert saved["clip 90"].shape == (2, 4, 4)
     assert saved["aggregated"].shape == (2, 16, 16)
     assert Image.open(tmp_path / "0_cost_maps/cost_maps.png").width > 500
+    assert run(monkeypatch, *predict, "--out", tmp_path / "other.tif") == 2
+    assert "0_cost_maps exists" in capsys.readouterr().err
+    assert not (tmp_path / "other.tif").exists()
 
 
-def test_models_without_cost_maps_say_so(
+def test_models_without_words_say_so(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     path, spec = tmp_path / "unet.safetensors", Spec(UNet, in_channels=3, num_classes=2, width=4)
@@ -132,17 +140,5 @@ def test_models_without_cost_maps_say_so(
     image = data / "VDD/src/0.JPG"
     assert run(monkeypatch, "predict", path, image, "--save-cost-maps", "--device", "cpu") == 2
     assert "has no cost maps; leave --save-cost-maps out" in capsys.readouterr().err
-
-
-def test_other_models_have_no_cost_maps() -> None:
-    predictor = Predictor(UNet(3, 2, width=4, depth=1), SegmentationTask(["a", "b"]))
-    with pytest.raises(ConfigError, match="a UNet has no cost maps"):
-        cost_maps(predictor, np.zeros((64, 64, 3), np.uint8))
-
-
-def test_large_images_are_shrunk(tiny: Any) -> None:
-    predictor = Predictor(tiny.build("catseg"), OpenVocabularyTask(["tree", "ship"]))
-    image = np.random.default_rng(0).integers(0, 255, (200, 3000, 3), dtype=np.uint8)
-    maps = cost_maps(predictor, image)
-    assert maps.maps["clip"].shape == (2, 4, 48)
-    assert np.abs(maps.maps["clip"]).max() <= 1.0001
+    assert run(monkeypatch, "predict", path, image, "--templates", "name", "--device", "cpu") == 2
+    assert "puts no classes into sentences; leave --templates out" in capsys.readouterr().err

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchvision import tv_tensors
+from rasterio.windows import Window
 
-from swath.core.data.readers import read_array
-from swath.core.errors import ConfigError
+from swath.core.errors import ConfigError, RasterError
 from swath.core.files import atomic_path
-from swath.core.inference.predictor import Predictor
+from swath.core.inference.predictor import Predictor, Source, open_image
 from swath.core.sample import Sample
 from swath.core.viz.overlay import display_rgb
 from swath.ovseg.clip import resized
@@ -29,6 +28,12 @@ if TYPE_CHECKING:
 LARGEST = 768
 """Side in px beyond which an image is shrunk: maps are looked at as a whole."""
 
+STRIP = 256
+"""Rows of an image that are read at once, about."""
+
+PICTURED = 40
+"""Most names that a picture of cost maps has rows for."""
+
 
 @dataclass(frozen=True)
 class CostMaps:
@@ -39,7 +44,7 @@ class CostMaps:
         maps: ``(T, h, w)`` float32 by stream: cosines of ``"clip"`` (in RSKT-Seg one for each
             direction, ``"clip 90"``, turned back) and ``"specialist"``; and ``"aggregated"``, the
             probabilities that come out.
-        image: ``(H, W, 3)`` uint8.
+        image: ``(H, W, 3)`` uint8, as it was shrunk.
     """
 
     names: tuple[str, ...]
@@ -47,11 +52,14 @@ class CostMaps:
     image: NDArray[np.uint8]
 
     def plot(self) -> "Figure":
-        """One row for each name, the image and every stream in columns, each scaled by itself."""
+        """The image and every stream in columns, each scaled by itself; a row for each name.
+
+        Of more names than `PICTURED` the first ones have a row.
+        """
         from swath.core.viz.figures import panels
 
         pictures = {}
-        for row, name in enumerate(self.names):
+        for row, name in enumerate(self.names[:PICTURED]):
             pictures[name] = self.image
             for stream, values in self.maps.items():
                 low, high = float(values[row].min()), float(values[row].max())
@@ -71,16 +79,43 @@ class CostMaps:
 
 
 class OpenVocabularyPredictor(Predictor):
-    """A `Predictor` that also shows its cost maps, as ``swath predict --save-cost-maps`` does."""
+    """A `Predictor` whose words stand in any sentences, and that shows its cost maps."""
+
+    def with_ensemble(self, ensemble: str | Sequence[str]) -> "OpenVocabularyPredictor":
+        """The same model with its words in other sentences; ``swath predict --templates``.
+
+        Args:
+            ensemble: See `OpenVocabularyTask`.
+
+        Raises:
+            ConfigError: See there.
+        """
+        task = self.task.with_ensemble(ensemble)  # type: ignore[attr-defined]
+        return OpenVocabularyPredictor(self.model, task, self.card)
+
+    def predict(
+        self, image: Any, *, ensemble: str | Sequence[str] | None = None, **options: Any
+    ) -> Any:
+        """Run the model over an image of any size.
+
+        Args:
+            image: See `Predictor.predict`.
+            ensemble: The sentences that words stand in, see `OpenVocabularyTask`; None takes the
+                task's.
+            **options: Further arguments of `Predictor.predict`: ``classes``, ``out``, ...
+
+        Raises:
+            ConfigError: See both.
+        """
+        if ensemble is not None:
+            return self.with_ensemble(ensemble).predict(image, **options)
+        return super().predict(image, **options)
 
     def cost_maps(
-        self,
-        image: Any,
-        classes: Sequence[str] | None = None,
-        background: float | Sequence[str] | None = None,
+        self, image: Any, classes: Sequence[str] | None = None, **options: Any
     ) -> CostMaps:
-        """See `swath.ovseg.costs.cost_maps`."""
-        return cost_maps(self, image, classes, background)
+        """See `swath.ovseg.costs.cost_maps`, as for the options."""
+        return cost_maps(self, image, classes, **options)
 
 
 def cost_maps(
@@ -88,44 +123,80 @@ def cost_maps(
     image: Any,
     classes: Sequence[str] | None = None,
     background: float | Sequence[str] | None = None,
+    bands: Sequence[int] | None = None,
+    scale: float | str | None = None,
 ) -> CostMaps:
     """Look at the cost maps of an image.
 
     Args:
         predictor: Of an open-vocabulary model.
-        image: A path, or an array ``(H, W, 3)`` uint8; shrunk if a side is beyond `LARGEST`.
+        image: Whatever `Predictor.predict` takes; shrunk if a side is beyond `LARGEST`.
         classes: Vocabulary; None takes the model's.
         background: See `OpenVocabularyTask`.
+        bands: See `Predictor.predict`.
+        scale: See there.
 
     Raises:
         ConfigError: If the model has no cost maps.
         DataError: If the image isn't what the model takes.
+        RasterError: If it can't be read, or has no valid pixel.
     """
-    task, model = predictor.adapted_task(classes=classes, background=background), predictor.model
+    task, model = predictor.adapted_task(scale, classes, background), predictor.model
     if not isinstance(model, OpenVocabularySegmenter) or not isinstance(task, OpenVocabularyTask):
         raise ConfigError(
             f"a {type(model).__name__} has no cost maps; use an open-vocabulary model"
         )
-    if isinstance(image, str | Path):
-        array, _ = read_array(Path(image))
-    else:
-        array = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
-    sample = Sample(tv_tensors.Image(torch.from_numpy(array)))
+    with open_image(image) as source:
+        info = source.info
+        array, valid = _shrunk(source, info.image_bands if bands is None else bands)
+    if not valid.any():
+        raise RasterError(f"{info.name} holds no valid pixel; check its nodata value")
+    sample = Sample(
+        torch.from_numpy(array), valid=torch.from_numpy(valid), meta={"path": info.name}
+    )
     pixels = task.collate([sample])["image"].to(predictor.device)
-    height, width = pixels.shape[-2:]
-    scale = min(1.0, LARGEST / max(height, width))
+    shrink = min(1.0, LARGEST / max(info.height, info.width))
     stride = model.stride
-    size = [max(stride, round(n * scale / stride) * stride) for n in (height, width)]
-    grid = (size[0] // model.cell, size[1] // model.cell)
+    height, width = (
+        max(stride, round(n * shrink / stride) * stride) for n in (info.height, info.width)
+    )
+    grid = (height // model.cell, width // model.cell)
     model.eval()
     with torch.no_grad():
         text = task.text(model)
-        pixels = resized(pixels, (size[0], size[1]))
+        pixels = resized(pixels, (height, width))
         maps = model.cost_maps(pixels, text, grid)
         scores: Any = model.score(pixels, text, grid)  # in evaluation, a tensor
         maps["aggregated"] = scores.sigmoid()
-    shown = display_rgb(array)
-    return CostMaps(task.names, {k: v[0].float().cpu().numpy() for k, v in maps.items()}, shown)
+    found = {name: values[0].float().cpu().numpy() for name, values in maps.items()}
+    return CostMaps(task.names, found, display_rgb(array, valid))
+
+
+def _shrunk(source: Source, bands: Sequence[int]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """An image of which `LARGEST` is enough: each pixel the mean of the valid ones of a square.
+
+    It is read by strips, since it may not fit in memory.
+    """
+    info = source.info
+    step = max(1, max(info.height, info.width) // LARGEST)
+    rows = step * max(1, STRIP // step)
+    means, valids = [], []
+    for top in range(0, info.height, rows):
+        strip = Window(0, top, info.width, min(rows, info.height - top))
+        array, valid = source.read(strip, bands)
+        count = _by_squares(valid, step)
+        mean = _by_squares(np.where(valid, array, 0), step) / np.maximum(count, 1)
+        means.append((np.rint(mean) if array.dtype.kind in "iu" else mean).astype(array.dtype))
+        valids.append(count > 0)
+    return np.concatenate(means, axis=-2), np.concatenate(valids)
+
+
+def _by_squares(values: NDArray[Any], step: int) -> NDArray[np.float64]:
+    """Sums over squares ``step`` wide, those at the border less; of ``(..., h, w)``."""
+    for axis in (-2, -1):
+        starts = np.arange(0, values.shape[axis], step)
+        values = np.add.reduceat(values, starts, axis=axis, dtype=np.float64)
+    return values
 
 
 def _heat(values: NDArray[np.float32]) -> NDArray[np.uint8]:

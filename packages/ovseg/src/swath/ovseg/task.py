@@ -1,5 +1,6 @@
 """Open-vocabulary segmentation as a task: classes are words, and may be others at every call."""
 
+import copy
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -25,7 +26,13 @@ from swath.ovseg.protocols import PublishedProtocol
 BACKGROUND = "background"
 """Name of the class that `background` adds."""
 
-CLIP_RADIOMETRY = Radiometry(("red", "green", "blue"), "uint8", 1.0, CLIP_MEAN, CLIP_STD)
+CLIP_RADIOMETRY = Radiometry(
+    ("red", "green", "blue"),
+    "uint8",
+    1 / 255,
+    tuple(m / 255 for m in CLIP_MEAN),
+    tuple(s / 255 for s in CLIP_STD),
+)
 """8-bit RGB as CLIP wants it, for every tower."""
 
 VOCABULARIES = 16
@@ -122,6 +129,20 @@ class OpenVocabularyTask(SegmentationTask):
         if len(classes) == 1 and background is None:
             background = 0.5
         return self._with(classes, background, self.ignore_index, None)
+
+    def with_ensemble(self, ensemble: str | Sequence[str]) -> "OpenVocabularyTask":
+        """The same task with its names in other templates.
+
+        Args:
+            ensemble: See the class.
+
+        Raises:
+            ConfigError: See there.
+        """
+        task = copy.copy(self)
+        task.ensemble = templates(ensemble)
+        task.tokens = tokenize(task.names, task.ensemble)
+        return task
 
     def with_protocol(self, protocol: Protocol) -> "OpenVocabularyTask":
         """The same task for the classes, ignored label and colours of a data set."""

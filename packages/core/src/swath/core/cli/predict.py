@@ -69,6 +69,13 @@ def predict(
             "number, or where one of these names fits best: `0.4`, `road, sea`."
         ),
     ] = None,
+    templates: Annotated[
+        str | None,
+        typer.Option(
+            help="The sentences that classes stand in, for models that compare pixels with words: "
+            "`single`, `imagenet`, `overhead`, `name`, or your own, `a map of {}; a photo of {}`."
+        ),
+    ] = None,
     text: Annotated[str | None, typer.Option(help="A sentence, for models that take one.")] = None,
     task: Annotated[
         str | None,
@@ -146,8 +153,16 @@ def predict(
     predictor = load_model(model, weights=weights, device=device, task=task)
     if save_cost_maps and not hasattr(predictor, "cost_maps"):
         raise ConfigError(f"{model} has no cost maps; leave --save-cost-maps out")
+    if templates is not None:
+        if not hasattr(predictor, "with_ensemble"):
+            raise ConfigError(f"{model} puts no classes into sentences; leave --templates out")
+        predictor = predictor.with_ensemble(_templates(templates))
     targets = _targets(images, out, ENDINGS.get(predictor.task.kind, "_mask.tif"))
-    for path in [*targets, *([vector] if vector else [])]:
+    costs = [
+        target.with_name(f"{image.stem}_cost_maps") if save_cost_maps else None
+        for image, target in zip(images, targets, strict=True)
+    ]
+    for path in filter(None, [*targets, *costs, vector]):
         if path.exists() and not overwrite:
             raise ConfigError(f"{path} exists; choose another name or say --overwrite")
     options: dict[str, Any] = {
@@ -163,9 +178,9 @@ def predict(
         "progress": not as_json,
     }
     reports, failures = [], []
-    for image, target in zip(images, targets, strict=True):
+    for image, target, maps in zip(images, targets, costs, strict=True):
         try:
-            reports.append(_one(predictor, image, target, vector, save_cost_maps, options))
+            reports.append(_one(predictor, image, target, vector, maps, options))
         except SwathError as error:
             if len(images) == 1:
                 raise
@@ -215,6 +230,11 @@ def _background(text: str | None) -> float | list[str] | None:
         return _names(text)
 
 
+def _templates(text: str) -> str | list[str]:
+    """An ensemble's name, or sentences between semicolons."""
+    return [one.strip() for one in text.split(";")] if "{" in text else text
+
+
 def _numbers(bands: str | None) -> list[int] | None:
     if bands is None:
         return None
@@ -229,7 +249,7 @@ def _one(
     image: Path,
     target: Path,
     vector: Path | None,
-    save_cost_maps: bool,
+    costs: Path | None,
     options: dict[str, Any],
 ) -> dict[str, Any]:
     from swath.core.geo.raster import open_raster
@@ -243,9 +263,9 @@ def _one(
     written = [target, *([probabilities] if probabilities else [])]
     if vector is not None:
         written.append(result.save(vector))
-    if save_cost_maps:
-        maps = predictor.cost_maps(image, options["classes"], options["background"])  # type: ignore[attr-defined]
-        written += maps.save(target.with_name(f"{image.stem}_cost_maps"))
+    if costs is not None:
+        same = {name: options[name] for name in ("classes", "background", "bands", "scale")}
+        written += predictor.cost_maps(image, **same).save(costs)  # type: ignore[attr-defined]
     with open_raster(image) as raster:
         info = raster.info
     return {

@@ -4,7 +4,7 @@ import copy
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -165,7 +165,7 @@ class Predictor:
         if device is not None:
             self.to(device)
         with ExitStack() as stack:
-            source = _open(image, stack)
+            source = stack.enter_context(open_image(image))
             info = source.info
             chosen = tuple(info.image_bands if bands is None else bands)
             self._check(task, info, chosen, target)
@@ -348,15 +348,17 @@ def _auto_tile(task: Task, overlap: int, blend: int, align: int) -> int:
     return max(side // align * align, smallest_tile(overlap, blend, align))
 
 
-class _Source(Protocol):
-    """What tiles are read from."""
+class Source(Protocol):
+    """What tiles are read from: a file, or an image in memory."""
 
     @property
-    def info(self) -> RasterInfo: ...
+    def info(self) -> RasterInfo:
+        """What is known of the image."""
 
     def read(
         self, window: Window | None = None, bands: Sequence[int] | None = None
-    ) -> tuple[NDArray[Any], NDArray[np.bool_]]: ...
+    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Numbers ``(C, h, w)`` of a window, and ``(h, w)`` where they are valid."""
 
 
 class _ArraySource(GeoImage):
@@ -376,13 +378,21 @@ class _ArraySource(GeoImage):
         )
 
 
-def _open(image: Any, stack: ExitStack) -> _Source:
+def open_image(image: Any) -> AbstractContextManager[Source]:
+    """Open what `Predictor.predict` takes, to be read by windows.
+
+    Args:
+        image: A path, a `GeoImage`, an array ``(H, W, C)`` or ``(H, W)``, or a PIL image.
+
+    Raises:
+        RasterError: If the file can't be read, or the array is no image.
+    """
     if isinstance(image, str | Path):
-        return stack.enter_context(open_raster(image))
+        return open_raster(image)
     if isinstance(image, GeoImage):
         # alpha has become validity and bands may have been chosen: what is left counts from 1
         info = replace(image.info, count=len(image.array), alpha=None)
-        return _ArraySource(image.array, image.valid, info)
+        return nullcontext(_ArraySource(image.array, image.valid, info))
     array = np.asarray(image)
     if array.ndim == 2:
         array = array[:, :, None]
@@ -394,7 +404,7 @@ def _open(image: Any, stack: ExitStack) -> _Source:
     height, width, count = array.shape
     info = RasterInfo(None, width, height, count, str(array.dtype))
     planes = np.ascontiguousarray(array.transpose(2, 0, 1))
-    return _ArraySource(planes, np.ones((height, width), dtype=bool), info)
+    return nullcontext(_ArraySource(planes, np.ones((height, width), dtype=bool), info))
 
 
 @dataclass(frozen=True)
@@ -406,7 +416,7 @@ class _TileBatch:
 
 
 def _batches(
-    source: _Source, plan: Plan, task: Task, bands: tuple[int, ...], batch_size: int
+    source: Source, plan: Plan, task: Task, bands: tuple[int, ...], batch_size: int
 ) -> Iterator[_TileBatch]:
     """Read the tiles of a plan; consecutive ones of equal size share a batch."""
     tiles: list[tuple[Tile, NDArray[np.bool_] | None]] = []
