@@ -3,10 +3,12 @@
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -74,21 +76,51 @@ def machine() -> dict[str, Any]:
     }
 
 
-def trained(config: TrainConfig, run: Path, **options: Any) -> Path:
-    """Train to the end, from where the run was stopped if it was; its last weights.
+@dataclass(frozen=True)
+class Trained:
+    """A training that is done.
+
+    Attributes:
+        best: The weights with the best validation, the last ones without any.
+        last: The last weights.
+        step: Steps made.
+        cpu_seconds: Processor time of all its sittings, loader's workers included.
+    """
+
+    best: Path
+    last: Path
+    step: int
+    cpu_seconds: float
+
+
+def trained(
+    config: TrainConfig, run: Path, *, until: int | None = None, progress: bool = False
+) -> Trained:
+    """Train to the end, from where the run was stopped if it was.
 
     Args:
         config: What to train.
-        run: Folder of the run.
-        **options: Of `train`.
+        run: Folder of the run; ``cpu_seconds.json`` in it keeps the processor time.
+        until: Stop after this step instead.
+        progress: Whether to show a bar.
 
     Raises:
         KeyboardInterrupt: If the training was stopped, which stops the study too.
     """
-    summary = train(config, run, resume=True, progress=False, **options)
-    if summary.interrupted:
+    clock = run / "cpu_seconds.json"
+    seconds, start = json.loads(clock.read_text()) if clock.exists() else 0.0, cpu_seconds()
+    summary = train(config, run, resume=True, until=until, device="cpu", progress=progress)
+    seconds += cpu_seconds() - start
+    clock.write_text(json.dumps(seconds))
+    if summary.interrupted and summary.step != until:
         raise KeyboardInterrupt
-    return summary.last_checkpoint
+    return Trained(summary.best_checkpoint, summary.last_checkpoint, summary.step, seconds)
+
+
+def cpu_seconds() -> float:
+    """Processor time of this process and of those it started and that have ended."""
+    usages = (resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(u.ru_utime + u.ru_stime for u in usages)
 
 
 def median_seconds(call: Callable[[], object], *, repeats: int = 5, warmup: int = 1) -> float:

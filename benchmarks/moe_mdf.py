@@ -20,7 +20,6 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -84,12 +83,10 @@ def configure(arm: str, domains: Sequence[str], seed: int) -> TrainConfig:
 def run(arm: str, domains: Sequence[str], seed: int) -> dict[str, Any]:
     """Train one model and judge its last weights."""
     config = configure(arm, domains, seed)
-    started = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        weights = trained(config, Path(folder) / "run", device="cpu")
-        seconds = time.process_time() - started
+        done = trained(config, Path(folder) / "run")
         model: nn.Module = config.model.build()
-        model.load_state_dict(load_file(weights))
+        model.load_state_dict(load_file(done.last))
     assert config.test is not None
     judged = config.test.build()
     figures = evaluate(model, config.task.build(), judged, device="cpu", progress=False)
@@ -98,7 +95,7 @@ def run(arm: str, domains: Sequence[str], seed: int) -> dict[str, Any]:
         "seed": seed,
         "mIoU": {name: 100 * part["mIoU"] for name, part in figures["per_task"].items()},
         "parameters": parameters(model, len(domains) if arm == "MoE-MDF" else 1),
-        "cpu s": round(seconds),
+        "cpu s": round(done.cpu_seconds),
     }
     print(row, flush=True)
     return row

@@ -76,14 +76,8 @@ def run(model: str, seed: int) -> dict[str, Any]:
     names = MODELS[model]
     config = config_of(names, seed)
     folder = RUNS / NAME / f"{model.replace('/', '_')}_{seed}"
-    clock = folder / "cpu_seconds.json"
-    before, start = json.loads(clock.read_text()) if clock.exists() else 0.0, time.process_time()
-    try:
-        checkpoint = trained(config, folder)
-    finally:
-        seconds = before + time.process_time() - start
-        clock.write_text(json.dumps(seconds))
-    network, task, _ = load_pair(checkpoint)
+    done = trained(config, folder)
+    network, task, _ = load_pair(done.last)
     unseen = _scenes.judged(JUDGED_SEED, JUDGED, names).build()
     figures = evaluate(network, task, unseen, batch_size=20, progress=False)
     row = {
@@ -92,7 +86,7 @@ def run(model: str, seed: int) -> dict[str, Any]:
         "steps": config.iterations,
         **{name: 100 * figures[f"{name}/{SCORES[name]}"] for name in names},
         "parameters": sum(p.numel() for p in network.parameters()),
-        "training cpu s": round(seconds, 1),
+        "training cpu s": round(done.cpu_seconds, 1),
     }
     print(json.dumps(row), flush=True)
     return row

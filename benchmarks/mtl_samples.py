@@ -14,7 +14,6 @@ held-out images, the best objects above a score of 0.3.
 
 import argparse
 import os
-import time
 from pathlib import Path
 
 import numpy as np
@@ -55,10 +54,8 @@ def main() -> None:
     if options.scenes:
         overrides.append(f"init_from={options.scenes / 'last.safetensors'}")
     config = load_config("rscotr_samples_small", overrides)
-    start = time.process_time()
-    checkpoint = trained(config, options.run)
-    seconds = time.process_time() - start
-    model, task, _ = load_pair(checkpoint)
+    done = trained(config, options.run)
+    model, task, _ = load_pair(done.last)
     assert isinstance(task, MultiTask)
     assert config.test is not None
     unseen = config.test.build()
@@ -88,7 +85,7 @@ def main() -> None:
         steps=config.iterations,
         overrides=options.overrides,
         from_scenes=bool(options.scenes),
-        training_cpu_seconds=round(seconds),
+        training_cpu_seconds=round(done.cpu_seconds),
         per_class={name: as_data(figures[name]["per_class"]) for name in judged},
     )
 

@@ -20,7 +20,6 @@ any run.
 
 import argparse
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -28,13 +27,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import record
+from common import record, trained
 
 from swath.core.config import TrainConfig, load_config
 from swath.core.data.detection import DotaText, YoloObb
 from swath.core.data.transforms import light_augment
 from swath.core.detection.task import DetectionTask
-from swath.core.engine import evaluate, train
+from swath.core.engine import evaluate
 from swath.core.inference.predictor import Predictor, load_model
 from swath.core.spec import Spec
 
@@ -86,16 +85,12 @@ def configure(
 
 def run(config: TrainConfig, folder: Path) -> tuple[Predictor, Mapping[str, Any], float]:
     """Train and judge the last weights: the model, its figures, CPU seconds of training."""
-    started = time.process_time()
-    summary = train(config, folder, device="cpu", progress=False)
-    if summary.interrupted:
-        raise SystemExit(f"stopped after {summary.step} steps; nothing is recorded")
-    seconds = time.process_time() - started
-    predictor = load_model(summary.last_checkpoint, device="cpu")
+    done = trained(config, folder)
+    predictor = load_model(done.last, device="cpu")
     assert config.test is not None
     judged = config.test.build()
     figures = evaluate(predictor.model, predictor.task, judged, device="cpu", progress=False)
-    return predictor, figures, seconds
+    return predictor, figures, done.cpu_seconds
 
 
 def draw(predictor: Predictor, images: Any, folder: Path) -> None:

@@ -17,7 +17,6 @@ another, which nothing was chosen by.
 """
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -25,7 +24,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
-from common import RESULTS, record
+from common import RESULTS, record, trained
 from matplotlib.axes import Axes
 from torch import Tensor, nn
 
@@ -33,8 +32,7 @@ from swath.core.checkpoint.store import load_pair
 from swath.core.config import load_config
 from swath.core.data.scenes import VERSION
 from swath.core.detection.task import DetectionTask
-from swath.core.engine import evaluate, train
-from swath.core.files import write_json
+from swath.core.engine import evaluate
 from swath.core.viz.report import read_log
 from swath.kernels import boxes_to_quads
 
@@ -78,17 +76,8 @@ def main() -> None:
     assert config.test is not None
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary) / "run"
-        seconds = folder / "cpu_seconds.json"  # of earlier parts of the run
-        started = time.process_time()
-        trained = json.loads(seconds.read_text()) if seconds.exists() else 0.0
-        summary = train(
-            config, folder, resume=True, until=options.until, device="cpu", progress=False
-        )
-        trained += time.process_time() - started
-        write_json(seconds, trained)
-        if summary.interrupted and summary.step != options.until:
-            raise SystemExit(f"stopped after {summary.step} steps; the same --folder goes on")
-        model, task, _ = load_pair(summary.last_checkpoint)
+        done = trained(config, folder, until=options.until)
+        model, task, _ = load_pair(done.last)
         log = read_log(folder / "log.jsonl")
     config.test["count"], config.test["seed"] = SCENES, SEED
     started = time.process_time()
@@ -104,9 +93,9 @@ def main() -> None:
         config=CONFIG,
         overrides=options.overrides,
         scenes=f"{VERSION}, {SCENES} of seed {SEED}",
-        steps=f"{summary.step} of {config.iterations}",
+        steps=f"{done.step} of {config.iterations}",
         parameters=sum(p.numel() for p in model.parameters()),
-        training_cpu_seconds=trained,
+        training_cpu_seconds=done.cpu_seconds,
         judging_cpu_seconds=time.process_time() - started,
         validation={
             line["step"]: {k: line["val"][k] for k in ("AP50", "AP75")}

@@ -1,19 +1,17 @@
 """Does a small RemoteSAM understand language? Trained on scenes, asked about scenes it hasn't seen.
 
-Run:  python benchmarks/refseg_scenes.py [--run FOLDER] [--threads 2] [--judge] [--smoke]
+Run:  python benchmarks/refseg_scenes.py [--run FOLDER] [--threads 2] [--until STEP] [--smoke]
 
 `remotesam_scenes_tiny` is trained as it is committed, then judged on 600 sentences about 200 unseen
 scenes, each about one object. Two controls ask the same weights about the same images: sentences of
 other images, and sentences about something else in the same scene (where three sentences of a scene
 mean but one thing, they are left out). Aims: oIoU 0.6; 0.4 above the first control; 0.2 above the
 second; thirty minutes of processor time. Then the seven other tasks are asked of the same weights.
-A run that was interrupted goes on in its folder; --judge judges it as far as it got.
+A run that was interrupted goes on in its folder; --until judges it at an earlier step.
 """
 
 import argparse
-import json
 import math
-import resource
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -23,12 +21,12 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from common import RESULTS, record
+from common import RESULTS, record, trained
 
-from swath.core.config import TrainConfig, load_config
+from swath.core.config import load_config
 from swath.core.data.scenes import CLASSES
 from swath.core.data.scenes.scene import Scene
-from swath.core.engine import evaluate, train
+from swath.core.engine import evaluate
 from swath.core.inference.predictor import load_model
 from swath.core.sample import Sample
 from swath.refseg.data.scenes import GROUND, SceneSentences
@@ -37,7 +35,6 @@ from swath.refseg.protocols import JUDGES, Evaluation
 CONFIG = "remotesam_scenes_tiny"
 SEED = 3  # of the unseen scenes: the config's own test set; recipes were chosen on others
 PER_SCENE = 3
-CLOCK = "cpu_minutes_and_steps.json"
 THINGS = ("aircraft", "basketball court", "building", "ship", "storage tank", "vehicle")
 TASK_SCENES = 100
 
@@ -46,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, help="where the run is kept; default: nowhere")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--judge", action="store_true", help="train no further")
+    parser.add_argument("--until", type=int, help="judge after this step, not at the end")
     parser.add_argument("--smoke", action="store_true", help="a few steps, nothing written")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -55,10 +52,8 @@ def main() -> None:
         config, count, scenes = config.override(["iterations=4", "val=None"]), 12, 6
     with tempfile.TemporaryDirectory() as folder:
         run = arguments.run or Path(folder) / "run"
-        if not arguments.judge:
-            train_on(config, run)
-        minutes, steps = json.loads((run / CLOCK).read_text())
-        weights = run / ("last.safetensors" if arguments.judge else "best.safetensors")
+        done = trained(config, run, until=arguments.until, progress=True)
+        weights = done.best if done.step == config.iterations else done.last
         model: Any = load_model(weights, device="cpu")
     unseen = SceneSentences(
         config.task["input_size"], count, SEED, sentences=PER_SCENE, empty_scenes=False
@@ -70,30 +65,13 @@ def main() -> None:
         print(rows, others)
         return
     settings = {
-        "steps": steps,
+        "steps": done.step,
         "of_steps": config.iterations,
-        "cpu_minutes": minutes,
+        "cpu_minutes": done.cpu_seconds / 60,
         "threads": arguments.threads,
     }
     record("refseg_scenes", rows, other_tasks=others, config=CONFIG, **settings)
     picture(model, samples, rows, RESULTS / "refseg_scenes.png")
-
-
-def train_on(config: TrainConfig, run: Path) -> None:
-    """Train, or go on with a run that was interrupted; keep count of its processor time."""
-    clock = run / CLOCK
-    before, _ = json.loads(clock.read_text()) if clock.exists() else (0.0, 0)
-    start = cpu_minutes()
-    summary = train(config, run, device="cpu", resume=clock.exists())
-    clock.write_text(json.dumps((before + cpu_minutes() - start, summary.step)))
-    if summary.interrupted:
-        raise SystemExit(f"stopped at step {summary.step} of {summary.iterations}; run it again")
-
-
-def cpu_minutes() -> float:
-    """Processor time of this process and of those it started and that have ended."""
-    usages = (resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(u.ru_utime + u.ru_stime for u in usages) / 60
 
 
 def understanding(model: Any, samples: Sequence[Sample]) -> list[dict[str, Any]]:

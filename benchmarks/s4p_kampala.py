@@ -81,7 +81,7 @@ def run(arm: str, root: str, fold: int, seed: int) -> dict[str, Any]:
     """Train one arm and judge its last weights on the places held out."""
     config = configure(arm, root, fold, seed)
     with tempfile.TemporaryDirectory() as folder:
-        model, task, _ = load_pair(trained(config, Path(folder)))
+        model, task, _ = load_pair(trained(config, Path(folder)).last)
     held_out = kampala_buildings(root, fold, "test")
     figures = evaluate(model, task, held_out, progress=False)
     iou = 100 * figures["per_class"]["building"]["IoU"]

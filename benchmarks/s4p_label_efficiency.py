@@ -39,7 +39,6 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -165,8 +164,8 @@ def run_folder(arm: str, fraction: int, seed: int) -> Path:
 
 def run(arm: str, fraction: int, seed: int, recipe: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Train one arm in a folder and judge its last weights."""
-    started = time.process_time()
-    model, task, _ = load_pair(trained(configure(arm, fraction, seed, recipe), folder))
+    done = trained(configure(arm, fraction, seed, recipe), folder)
+    model, task, _ = load_pair(done.last)
     unseen = SceneDataset(SIZE, JUDGED, JUDGED_SEED, class_set=CLASS_SET)
     figures = evaluate(model, task, unseen, batch_size=20, progress=False)
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
@@ -177,7 +176,7 @@ def run(arm: str, fraction: int, seed: int, recipe: dict[str, Any], folder: Path
         "mIoU": 100 * figures["mIoU"],
         "pixels right": 100 * figures["OA"],
         "confident": round(log[-1].get("confident", float("nan")), 3) if arm == "S4P" else None,
-        "cpu s": round(time.process_time() - started),
+        "cpu s": round(done.cpu_seconds),
     }
     print(row, flush=True)
     return row

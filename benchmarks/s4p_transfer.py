@@ -35,7 +35,7 @@ STARTS = ("scratch", "labels alone", "S4P")
 
 def pretrain(arm: str, seed: int) -> Path:
     """The weights of one arm of the label-efficiency study."""
-    return trained(configure(arm, 16, seed, RECIPE), run_folder(arm, 16, seed))
+    return trained(configure(arm, 16, seed, RECIPE), run_folder(arm, 16, seed)).last
 
 
 def fine_tune(weights: Path | None, seed: int, folder: Path) -> float:
@@ -48,7 +48,7 @@ def fine_tune(weights: Path | None, seed: int, folder: Path) -> float:
         optimizer=adamw_cosine(LR, RECIPE["weight_decay"], RECIPE["warmup"]),
         init_from=None if weights is None else str(weights),
     )
-    model, task, _ = load_pair(trained(config, folder))
+    model, task, _ = load_pair(trained(config, folder).last)
     unseen = SceneDataset(SIZE, JUDGED, JUDGED_SEED, domain=DOMAIN, class_set=CLASS_SET)
     return 100 * float(evaluate(model, task, unseen, batch_size=20, progress=False)["mIoU"])
 
