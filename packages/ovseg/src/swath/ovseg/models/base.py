@@ -121,6 +121,7 @@ class ViTSegmenter(OpenVocabularySegmenter):
         guidance_dims: Channels of the two maps that guide the decoder.
         taps: Blocks of CLIP that these come from.
         finetune: What of CLIP trains; see `set_finetuning`.
+        cell: Side of a cell of the cost volume in pixels of the image; 16 as published.
     """
 
     def __init__(
@@ -129,8 +130,10 @@ class ViTSegmenter(OpenVocabularySegmenter):
         guidance_dims: Sequence[int],
         taps: Sequence[int],
         finetune: str,
+        cell: int = 16,
     ) -> None:
         super().__init__()
+        self.cell, self.stride = cell, 2 * cell
         self.clip = CLIP(**clip)
         self.taps = tuple(taps)
         self.upsample1 = nn.ConvTranspose2d(self.clip.vision_width, guidance_dims[0], 2, stride=2)

@@ -143,6 +143,7 @@ class CATSeg(ViTSegmenter):
         guidance_dims: Channels of the guidance of the decoder.
         taps: Blocks of CLIP that it comes from.
         finetune: See `swath.ovseg.clip.set_finetuning`.
+        cell: See `ViTSegmenter`.
     """
 
     def __init__(
@@ -152,8 +153,9 @@ class CATSeg(ViTSegmenter):
         guidance_dims: Sequence[int] = (256, 128),
         taps: Sequence[int] = (3, 7),
         finetune: str = "attention",
+        cell: int = 16,
     ) -> None:
-        super().__init__(clip or {}, guidance_dims, taps, finetune)
+        super().__init__(clip or {}, guidance_dims, taps, finetune, cell)
         self.aggregator = Aggregator(
             text_guidance_dim=self.clip.embed_dim,
             appearance_guidance_dim=self.clip.embed_dim,

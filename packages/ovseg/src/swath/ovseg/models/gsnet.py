@@ -273,6 +273,7 @@ class GSNet(ViTSegmenter):
         use_dino: Whether there is a specialist.
         finetune: See `swath.ovseg.clip.set_finetuning`.
         dino_finetune: See `swath.ovseg.dino.set_dino_finetuning`.
+        cell: See `ViTSegmenter`.
     """
 
     def __init__(
@@ -287,8 +288,9 @@ class GSNet(ViTSegmenter):
         use_dino: bool = True,
         finetune: str = "attention",
         dino_finetune: str = "freeze",
+        cell: int = 16,
     ) -> None:
-        super().__init__(clip or {}, guidance_dims, taps, finetune)
+        super().__init__(clip or {}, guidance_dims, taps, finetune, cell)
         self.specialist = None
         if use_dino:
             self.specialist = Specialist(self.clip.embed_dim, guidance_dims, dino_taps, specialist)

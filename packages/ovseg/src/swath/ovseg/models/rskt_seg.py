@@ -419,6 +419,7 @@ class RSKTSeg(ViTSegmenter):
         use_remote_dino: Whether there is a specialist.
         finetune: See `swath.ovseg.clip.set_finetuning`; RemoteCLIP is frozen.
         dino_finetune: See `swath.ovseg.dino.set_dino_finetuning`.
+        cell: See `ViTSegmenter`.
     """
 
     def __init__(
@@ -436,8 +437,9 @@ class RSKTSeg(ViTSegmenter):
         use_remote_dino: bool = True,
         finetune: str = "attention",
         dino_finetune: str = "freeze",
+        cell: int = 16,
     ) -> None:
-        super().__init__(clip or {}, guidance_dims, taps, finetune)
+        super().__init__(clip or {}, guidance_dims, taps, finetune, cell)
         self.remote_taps = tuple(remote_taps)
         self.remote_clip = self.specialist = None
         if use_remote_clip:
