@@ -180,15 +180,15 @@ def strong_view(strength: float = 1.0) -> v2.Compose:
     """What is done to the colours of a weak view; nothing in it moves.
 
     Args:
-        strength: Multiplies how far colours go and how often they vanish; 1 officially, less where
-            the colour says what a thing is.
+        strength: Multiplies how far colours go, how often they vanish and how far the blur reaches;
+            1 officially, less where the colour says what a thing is or things are a few pixels.
     """
     jitter = (strength * amount for amount in (0.5, 0.5, 0.5, 0.25))
     return v2.Compose(
         [
             ColorJitter(*jitter, p=0.8),
             RandomGrayscale(p=0.2 * strength),
-            GaussianBlur((0.1, 2.0), p=0.5),
+            GaussianBlur((0.1, 0.1 + 1.9 * strength), p=0.5),
         ]
     )
 
