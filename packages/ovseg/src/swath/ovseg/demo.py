@@ -21,7 +21,7 @@ from swath.core.viz.page import Section, number
 from swath.core.viz.report import training_report
 from swath.ovseg.costs import cost_maps
 from swath.ovseg.metrics import mean_iou
-from swath.ovseg.scenes import SEEN, UNSEEN, NamedCrops
+from swath.ovseg.scenes import TAUGHT, UNMASKED, UNSEEN, NamedCrops
 
 DOMAIN = "coastal"
 """Of the large scene; one of the two that the models are trained on."""
@@ -120,7 +120,12 @@ def run(
         metrics = evaluate(
             predictor.model, task, crops, batch_size=config.batch_size, device=device
         )
-        for what, names in (("taught", SEEN), ("not taught", UNSEEN)):
+        groups = {
+            "taught by masks": TAUGHT,
+            "of captions alone": UNMASKED,
+            "never taught": UNSEEN,
+        }
+        for what, names in groups.items():
             console.print(f"  mIoU of names {what}: {number(mean_iou(metrics, names))}")
         write_json(files.metrics, as_data(metrics))
     with step(console, "4/4", f"Map a large scene by {len(WORDS)} words, write the report"):

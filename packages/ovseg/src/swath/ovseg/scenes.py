@@ -4,7 +4,6 @@ The same crops teach a CLIP by captions and a segmenter by masks. Names of objec
 colour and a noun, so that a combination can be kept from both and yet be asked for.
 """
 
-import itertools
 from collections.abc import Sequence
 
 import cv2
@@ -26,7 +25,6 @@ COLOURS = {
     "court": ("blue", "red", "green", "orange", "grey"),
     "tank": ("white", "grey", "green", "brown"),
     "ship": ("white", "red", "blue", "black", "grey", "green", "brown"),
-    "vehicle": ("white", "black", "grey", "red", "blue"),
 }
 """Colours of each noun; whatever else there is has no name."""
 
@@ -37,10 +35,16 @@ NAMES = (
 """Everything that has a name."""
 
 UNSEEN = ("white building", "red court", "grey tank", "black ship")
-"""One colour of each noun but vehicles, and each once: what a study keeps from training."""
+"""One colour of each noun, and each once: what a study keeps from captions and masks."""
+
+UNMASKED = ("blue building", "green court", "white tank", "red ship")
+"""Another colour of each noun, which captions name and masks don't."""
 
 SEEN = tuple(name for name in NAMES if name not in UNSEEN)
-"""The others."""
+"""What captions name."""
+
+TAUGHT = tuple(name for name in SEEN if name not in UNMASKED)
+"""What masks show too."""
 
 DOMAINS = ("urban", "coastal")
 KINDS = (
@@ -49,10 +53,19 @@ KINDS = (
 """Scenes of each domain are drawn from these in turn: rare objects, tanks above all, occur."""
 
 SCENE_PX = 192
+THING_PX = 32
+"""Square root of an object's area in a crop that is made for it, px, give or take a third."""
+
+ZOOM = (0.5, 3.0)
+"""Least and greatest enlargement of a crop."""
+
+ATTEMPTS = 64
+"""How many scenes are tried for one that shows any of the names."""
+
 THING_WEIGHT = 3.0
 """How much more often a crop is made for an object of a name than for ground of one."""
 
-SHOWN = 0.125
+SHOWN = 0.25
 """Least share of a crop that what its captions speak of covers."""
 
 NAMELESS = 255
@@ -66,7 +79,8 @@ class NamedCrops:
 
     Sets of different ``seed`` share no scene. A crop is made for a pixel, which lies anywhere in
     it: were it always the middle, CLIP would learn to look nowhere else. Every name that a scene
-    shows is as likely as any other, objects three times as likely as ground.
+    shows is as likely as any other, objects three times as likely as ground. Crops are enlarged so
+    that an object is about as large as any other: a vehicle of 10 px would hide in a cell.
 
     Args:
         size: Side of the crops, px; at most 128.
@@ -112,7 +126,7 @@ class NamedCrops:
         """A crop.
 
         ``"mask"`` ``(H, W)`` uint8, indices in ``classes``; ``"label"``, that of the name it is
-        made for; ``"captions"``, this name and all others that cover an eighth of it, and of
+        made for; ``"captions"``, this name and all others that cover a quarter of it, and of
         objects noun and colour by themselves.
         """
         if not 0 <= index < self.count:
@@ -122,27 +136,62 @@ class NamedCrops:
             self._kept[number] = self._made(number)
         return self._kept[number][turn]
 
-    def _made(self, number: int) -> list[Sample]:
-        kind = KINDS[number % len(KINDS)]
-        domain = DOMAINS[number // len(KINDS) % len(DOMAINS)]
-        for attempt in itertools.count():  # a soccer field may leave room for nothing else
-            seed = (self.seed << 32) + (attempt << 24) + number
+    def _scene(self, number: int) -> tuple[Scene, NDArray[np.uint8], Places]:
+        """A scene that shows something that has a name, its names, and where they are."""
+        for attempt in range(ATTEMPTS):  # a soccer field may leave room for nothing else
+            turn = number + attempt
+            kind, domain = KINDS[turn % len(KINDS)], DOMAINS[turn // len(KINDS) % len(DOMAINS)]
+            seed = (self.seed << 32) + number * ATTEMPTS + attempt
             scene = render(seed, SCENE_PX, domain, kind)
             names = named(scene, self.classes)
             if places := places_of(names):
-                break
+                return scene, names, places
+        raise DataError(
+            f"{ATTEMPTS} scenes show nothing called {' or '.join(self.classes)}; add other classes"
+        )
+
+    def _made(self, number: int) -> list[Sample]:
+        scene, names, places = self._scene(number)
         captions = [captions_of(name) for name in self.classes]
         weights = [THING_WEIGHT if len(captions[i]) > 1 else 1.0 for i in places]
         random = np.random.default_rng((self.seed, number))
         samples: list[Sample] = []
         for label in random.choice(list(places), self.crops, p=np.divide(weights, sum(weights))):
             pixel = places[label][random.integers(len(places[label]))]
-            sample = crop_with(scene.planes, names, pixel, captions, self.size, random)
+            window = min(round(self.size / _zoom(scene, pixel, random)), SCENE_PX)
+            sample = crop_with(scene.planes, names, pixel, captions, window, random)
+            sample = resized(sample, self.size)
             sample.meta.update(
-                id=f"{self.seed}-{number}-{len(samples)}", gsd_m=scene.gsd_m, domain=domain
+                id=f"{self.seed}-{number}-{len(samples)}",
+                gsd_m=scene.gsd_m * window / self.size,
+                domain=scene.domain,
             )
             samples.append(sample)
         return samples
+
+
+def _zoom(scene: Scene, pixel: NDArray[np.int64], random: np.random.Generator) -> float:
+    """How much to enlarge a crop that is made for a pixel: objects to a size, ground at random."""
+    thing = scene.instances[tuple(pixel)]
+    if thing == 0:
+        return float(np.exp(random.uniform(np.log(ZOOM[0]), np.log(ZOOM[1]))))
+    area = np.count_nonzero(scene.instances == thing)
+    return float(np.clip(THING_PX / np.sqrt(area) * np.exp(random.uniform(-0.3, 0.3)), *ZOOM))
+
+
+def resized(sample: Sample, size: int) -> Sample:
+    """A square sample with its sides made so many pixels, image smoothly, mask by nearest."""
+    picture = np.ascontiguousarray(sample.image.permute(1, 2, 0).numpy())
+    shrunk = size < len(picture)
+    picture = cv2.resize(
+        picture, (size, size), interpolation=cv2.INTER_AREA if shrunk else cv2.INTER_LINEAR
+    )
+    mask = cv2.resize(
+        sample.targets["mask"].numpy(), (size, size), interpolation=cv2.INTER_NEAREST_EXACT
+    )
+    image = tv_tensors.Image(torch.from_numpy(picture.transpose(2, 0, 1).copy()))
+    targets = {**sample.targets, "mask": tv_tensors.Mask(torch.from_numpy(mask))}
+    return Sample(image, targets, sample.valid, sample.meta)
 
 
 def places_of(names: NDArray[np.uint8]) -> Places:

@@ -18,17 +18,17 @@ from swath.ovseg.scenes import SEEN
 model = Spec(_CLIP, **CLIP)
 task = Spec(CaptionTask, classes=list(SEEN))
 
-train = crops(seed=1, count=8192, size=CROP)
+train = crops(seed=1, count=16_384, size=CROP, classes=SEEN)
 augment = Spec(Dihedral)
-val = crops(seed=2, count=256, size=CROP)
-test = crops(seed=3, count=512, size=CROP)
+val = crops(seed=2, count=256, size=CROP, classes=SEEN)
+test = crops(seed=3, count=512, size=CROP, classes=SEEN)
 
 optimizer = adamw_cosine(lr=2e-3, weight_decay=0.05, warmup=50)
-iterations = 900
+iterations = 3000
 batch_size = 64
 num_workers = 0
-val_every = 300
-checkpoint_every = 300
+val_every = 1000
+checkpoint_every = 1000
 clip_norm = 1.0
 seed = 0
 
