@@ -88,7 +88,6 @@ def small(monkeypatch) -> None:
     for size in ("b", "b32"):
         patch = {"patch_size": 32} if size == "b32" else {}
         monkeypatch.setitem(interop.CLIP_SIZES, size, CLIP | patch)
-    monkeypatch.setitem(catseg.TAPS, "b", (0, 1))
     few = {"specialist": DINO, "dino_taps": (0, 1)}
     monkeypatch.setattr(gsnet, "GSNet", partial(gsnet.GSNet, **few))
     remote = {"remote_taps": (0, 1)}

@@ -5,11 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torchvision import tv_tensors
 
 from swath.core.errors import ConfigError, DataError, RasterError
 from swath.core.geo.raster import GeoImage, RasterInfo
 from swath.core.inference.predictor import Predictor
 from swath.core.models.unet import UNet
+from swath.core.sample import Sample
 from swath.core.segmentation import SegmentationTask
 from swath.ovseg.costs import PICTURED, CostMaps, OpenVocabularyPredictor, cost_maps
 from swath.ovseg.task import OpenVocabularyTask
@@ -80,6 +82,20 @@ def test_a_picture_has_rows_for_the_first_of_many_names() -> None:
     maps = {"clip": np.zeros((len(names), 2, 2), np.float32)}
     figure = CostMaps(names, maps, np.zeros((4, 4, 3), np.uint8)).plot()
     assert len(figure.axes) == 2 * PICTURED
+
+
+def test_a_runs_report_shows_the_maps_of_names_that_an_image_holds(tiny: Any) -> None:
+    task = OpenVocabularyTask(["tree", "plane, aircraft", "ship"])
+    mask = torch.zeros(64, 64, dtype=torch.uint8)
+    mask[:9], mask[-9:] = 1, 255
+    sample = Sample(
+        tv_tensors.Image(noise(3, 64, 64)), {"mask": tv_tensors.Mask(mask.clamp_min(1))}
+    )
+    (card,) = task.report(tiny.build("gsnet"), {}, [sample])
+    assert card.title == "Cost maps of the first image"
+    for shown in ("plane: clip", "aircraft: specialist", "aircraft: aggregated"):
+        assert shown in card.body
+    assert "ship" not in card.body
 
 
 def test_words_stand_in_any_sentences(predictor: OpenVocabularyPredictor, tiny: Any) -> None:

@@ -343,7 +343,7 @@ def check_clip_dense_tower(case: Fixture) -> None:
 def check_clip_build_model_rounding(case: Fixture) -> None:
     model = CLIP(**clip_arguments(case.config))
     published = case.group("openai/")
-    converted = remap_clip_keys(published)
+    converted = remap_clip_keys(published, round_to_half=True)
     load_strict(model, converted)
     changed = case.group("state/")
     assert set(converted) == {k for k in published if "in_proj_weight" not in k} | set(changed)

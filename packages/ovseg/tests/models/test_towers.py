@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from swath.core.errors import CheckpointError, UnsafeCheckpointError
 from swath.ovseg.clip import clip_arguments, remap_clip_keys
-from swath.ovseg.models.towers import pretrained
+from swath.ovseg.models.catseg import catseg
+from swath.ovseg.models.towers import clip_size, pretrained
 from swath.ovseg.torchscript import is_torchscript, read_torchscript
 
 
@@ -28,10 +29,13 @@ def packed(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return out | {"input_resolution": torch.tensor(64), "context_length": torch.tensor(77)}
 
 
-def test_clip_files_load_and_round_as_officially(tiny: Any, tmp_path: Path) -> None:
+def test_clip_files_load_as_they_are_or_round_as_officially(tiny: Any, tmp_path: Path) -> None:
     source, model = tiny.build("catseg", seed=1), tiny.build("catseg")
     torch.save(packed(source.clip.state_dict()), tmp_path / "clip.pt")
-    pretrained(model, {"clip": tmp_path / "clip.pt"})
+    weights = {"clip": tmp_path / "clip.pt"}
+    exact = pretrained(tiny.build("catseg"), weights).clip.state_dict()
+    assert all(torch.equal(v, exact[k]) for k, v in source.clip.state_dict().items())
+    pretrained(model, weights, round_to_half=True)
     for name, value in source.clip.state_dict().items():
         got = model.clip.state_dict()[name]
         kept = "ln_" in name or "embedding" in name or name == "logit_scale"
@@ -50,8 +54,12 @@ def test_the_size_of_a_clip_is_read_off_its_file(tiny: Any) -> None:
 def test_clip_of_another_size_is_refused_in_one_line(tiny: Any, tmp_path: Path) -> None:
     wide = tiny.build("catseg", clip=tiny.clip | {"vision_width": 128})
     torch.save(packed(wide.clip.state_dict()), tmp_path / "wide.pt")
-    with pytest.raises(CheckpointError, match=r"wide.pt doesn't fit CLIP: .* of another shape"):
+    with pytest.raises(CheckpointError, match=r"another size: vision_width=128 for 64; build"):
         pretrained(tiny.build("catseg"), {"clip": tmp_path / "wide.pt"})
+    model = catseg(clip_size(tmp_path / "wide.pt"), num_layers=1)
+    pretrained(model, {"clip": tmp_path / "wide.pt"})
+    assert torch.equal(model.clip.visual.conv1.weight, wide.clip.visual.conv1.weight)
+    assert model.taps == (0, 1)
 
 
 def test_the_teacher_of_a_dino_file_is_loaded(tiny: Any, tmp_path: Path) -> None:

@@ -107,14 +107,16 @@ class CLIP(LeanCLIP):
         embed_dim: Channels E that image and text share.
         image_size: Side in px that the position embedding is made for.
         patch_size: Side of a patch, px.
-        vision_width: Channels C of the image tower; heads are 64 wide.
-        vision_layers: Blocks of the image tower.
+        vision_width: Channels C of the image tower.
+        vision_layers: Its blocks.
+        vision_head_width: Channels of each of its heads.
         context_length: Most tokens of a text.
         vocab_size: Tokens there are.
         text_width: Channels of the text tower.
         text_heads: Its heads.
         text_layers: Its blocks.
-        quick_gelu: ``x * sigmoid(1.702 x)``, which OpenAI's and RemoteCLIP's weights expect.
+        quick_gelu: ``x * sigmoid(1.702 x)``, which OpenAI's and RemoteCLIP's weights expect, and
+            those that began with OpenAI's; those that began with LAION's expect GELU.
 
     Source:
         Dossier section 2. ViT-B/16 has 149.6 M parameters, ViT-L/14 427.9 M.
@@ -127,6 +129,7 @@ class CLIP(LeanCLIP):
         patch_size: int = 16,
         vision_width: int = 768,
         vision_layers: int = 12,
+        vision_head_width: int = 64,
         context_length: int = 77,
         vocab_size: int = 49408,
         text_width: int = 512,
@@ -139,6 +142,7 @@ class CLIP(LeanCLIP):
             "patch_size": patch_size,
             "width": vision_width,
             "layers": vision_layers,
+            "head_width": vision_head_width,
         }
         text = {
             "context_length": context_length,
@@ -305,31 +309,69 @@ def _as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     return maps
 
 
+_LARGE: dict[str, Any] = {
+    "embed_dim": 768,
+    "patch_size": 14,
+    "vision_width": 1024,
+    "vision_layers": 24,
+    "text_width": 768,
+    "text_heads": 12,
+}
 CLIP_SIZES: dict[str, dict[str, Any]] = {
     "b": {},
     "b32": {"patch_size": 32},
-    "l": {
-        "embed_dim": 768,
-        "image_size": 336,
+    "l": _LARGE | {"image_size": 336},
+    "l224": _LARGE,
+    "h": {
+        "embed_dim": 1024,
         "patch_size": 14,
-        "vision_width": 1024,
-        "vision_layers": 24,
-        "text_width": 768,
-        "text_heads": 12,
+        "vision_width": 1280,
+        "vision_layers": 32,
+        "vision_head_width": 80,
+        "text_width": 1024,
+        "text_heads": 16,
+        "text_layers": 24,
+        "quick_gelu": False,
     },
 }
-"""Arguments of `CLIP` of OpenAI's ViT-B/16, ViT-B/32 and ViT-L/14 at 336 px."""
+"""Arguments of `CLIP` by the names that models are built with: ViT-B/16, ViT-B/32, ViT-L/14 at 336
+and 224 px (OpenAI's, and the RemoteCLIP and GeoRSCLIP that began with them), ViT-H/14 (LAION's)."""
+
+Size = str | Mapping[str, Any]
+"""Of a model's CLIP: a name of `CLIP_SIZES`, or arguments of `CLIP`."""
+
+
+def sized(size: Size) -> Mapping[str, Any]:
+    """The arguments of `CLIP`.
+
+    Raises:
+        ConfigError: If there is no such name.
+    """
+    if not isinstance(size, str):
+        return size
+    check_choice("size", size, tuple(CLIP_SIZES))
+    return CLIP_SIZES[size]
+
+
+def guiding_blocks(size: Size) -> tuple[int, int]:
+    """Blocks of the image tower that guide a decoder, 0-based: those after each of two thirds.
+
+    As published: 3 and 7 of ViT-B's twelve, 7 and 15 of ViT-L's 24.
+    """
+    layers = sized(size).get("vision_layers", 12)
+    return layers // 3 - 1, 2 * layers // 3 - 1
 
 
 def clip_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Arguments of `CLIP` that fit a state dict, as OpenAI's loader infers them.
+    """Arguments of `CLIP` that fit a state dict, ours or OpenAI's.
+
+    What shapes don't say follows from what is published: heads are 64 wide, or 16 in number if that
+    makes them wider, and image towers wider than ViT-L's began with LAION's weights.
 
     Raises:
         CheckpointError: If it isn't that of a CLIP with a vision transformer.
     """
-    missing = [
-        k for k in ("visual.conv1.weight", "visual.proj", "text_projection") if k not in state
-    ]
+    missing = [key for key in _TELLING if key not in state]
     if missing:
         raise CheckpointError(
             f"no CLIP with a vision transformer: {missing[0]} is missing; give a file in OpenAI's "
@@ -344,12 +386,24 @@ def clip_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "patch_size": patch,
         "vision_width": width,
         "vision_layers": _depth(state, "visual.transformer.resblocks."),
+        "vision_head_width": max(64, width // 16),
         "context_length": len(state["positional_embedding"]),
         "vocab_size": len(state["token_embedding.weight"]),
         "text_width": text_width,
         "text_heads": text_width // 64,
         "text_layers": _depth(state, "transformer.resblocks."),
+        "quick_gelu": width <= _LARGE["vision_width"],
     }
+
+
+_TELLING = (
+    "visual.conv1.weight",
+    "visual.proj",
+    "visual.positional_embedding",
+    "text_projection",
+    "positional_embedding",
+    "token_embedding.weight",
+)
 
 
 def _depth(state: Iterable[str], prefix: str) -> int:
@@ -361,15 +415,15 @@ _PACKED = "attn.in_proj_weight"
 
 
 def remap_clip_keys(
-    state: Mapping[str, Tensor], *, round_to_half: bool = True
+    state: Mapping[str, Tensor], *, round_to_half: bool = False
 ) -> dict[str, Tensor]:
     """Turn a CLIP file in OpenAI's layout into our `CLIP`'s state.
 
     Args:
         state: Of OpenAI's, RemoteCLIP's, GeoRSCLIP's or open_clip's file.
         round_to_half: Pass weights and biases of convolutions, linear layers and attention and
-            both projections through float16, as the official loader does. OpenAI's are already
-            half; RemoteCLIP's aren't, and the published models were trained on the rounded ones.
+            both projections through float16, as the official loader does. OpenAI's are half
+            already; RemoteCLIP's aren't, and RSKT-Seg was trained on the rounded ones.
 
     Returns:
         float32 tensors with the packed attention weights split in three.

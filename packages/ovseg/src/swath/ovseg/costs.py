@@ -4,7 +4,8 @@ What the official `visualize_corr` and its vis scripts are meant to give.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rasterio.windows import Window
+from torch import nn
 
 from swath.core.errors import ConfigError, RasterError
 from swath.core.files import atomic_path
 from swath.core.inference.predictor import Predictor, Source, open_image
 from swath.core.sample import Sample
+from swath.core.viz import page
 from swath.core.viz.overlay import display_rgb
+from swath.core.viz.page import Section
 from swath.ovseg.clip import resized
 from swath.ovseg.models.base import OpenVocabularySegmenter
 from swath.ovseg.task import OpenVocabularyTask
@@ -33,6 +37,9 @@ STRIP = 256
 
 PICTURED = 40
 """Most names that a picture of cost maps has rows for."""
+
+REPORTED = 6
+"""Most names in a run's report."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +155,9 @@ def cost_maps(
         )
     with open_image(image) as source:
         info = source.info
-        array, valid = _shrunk(source, info.image_bands if bands is None else bands)
+        chosen = info.image_bands if bands is None else bands
+        task.radiometry.check(info.dtype, len(chosen), where=info.name)
+        array, valid = _shrunk(source, chosen)
     if not valid.any():
         raise RasterError(f"{info.name} holds no valid pixel; check its nodata value")
     sample = Sample(
@@ -170,6 +179,25 @@ def cost_maps(
         maps["aggregated"] = scores.sigmoid()
     found = {name: values[0].float().cpu().numpy() for name, values in maps.items()}
     return CostMaps(task.names, found, display_rgb(array, valid))
+
+
+def report_card(model: nn.Module, task: OpenVocabularyTask, sample: Sample) -> Section:
+    """The card of a run's report with a sample's cost maps, of names of classes that it holds.
+
+    Args:
+        model: An `OpenVocabularySegmenter`.
+        task: Its task.
+        sample: With a mask.
+    """
+    image = np.asarray(sample.image).transpose(1, 2, 0)
+    maps = cost_maps(Predictor(model, task), image)
+    groups = list(pairwise(task.starts))
+    held = [groups[k] for k in sample.targets["mask"].unique().tolist() if k < len(groups)]
+    rows = [row for group in held or groups for row in range(*group)][:REPORTED]
+    names = tuple(maps.names[row] for row in rows)
+    shown = replace(maps, names=names, maps={k: v[rows] for k, v in maps.maps.items()})
+    note = "What each stream says of each name before aggregation, and what comes out."
+    return Section("Cost maps of the first image", page.chart(shown.plot(), note))
 
 
 def _shrunk(source: Source, bands: Sequence[int]) -> tuple[NDArray[Any], NDArray[np.bool_]]:

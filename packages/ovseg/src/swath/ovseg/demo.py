@@ -144,8 +144,8 @@ def _report(
     crops: NamedCrops,
     result: Any,
 ) -> None:
-    maps = cost_maps(predictor, np.asarray(crops[0].image).transpose(1, 2, 0), WORDS)
-    maps.save(files.costs)
+    image = np.asarray(crops[0].image).transpose(1, 2, 0)
+    cost_maps(predictor, image, WORDS).save(files.costs)
     shares = page.facts({name: f"{share:.1%}" for name, share in result.shares().items()})
     training_report(
         files.run,
@@ -162,13 +162,6 @@ def _report(
                 "The large scene, asked for other words",
                 page.chart(result.plot(), f"Where no word reaches {BACKGROUND}: background.")
                 + shares,
-            ),
-            Section(
-                "Cost maps",
-                page.chart(
-                    maps.plot(),
-                    "What each stream says of each word before aggregation, and what comes out.",
-                ),
             ),
         ],
         next_commands=_next(files),

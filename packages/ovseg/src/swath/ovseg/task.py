@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -20,6 +20,7 @@ from swath.ovseg.clip import CLIP_MEAN, CLIP_STD
 from swath.ovseg.datasets import data_sets
 from swath.ovseg.losses import pixelwise_bce
 from swath.ovseg.metrics import SemSegMetrics
+from swath.ovseg.models.base import OpenVocabularySegmenter
 from swath.ovseg.prompts import templates, tokenize
 from swath.ovseg.protocols import PublishedProtocol
 
@@ -240,6 +241,14 @@ class OpenVocabularyTask(SegmentationTask):
             return scores
         level = math.log(self.threshold / (1 - self.threshold))
         return torch.cat([scores, torch.full_like(scores[:, :1], level)], 1)
+
+    def report(self, model: nn.Module, metrics: Mapping[str, Any], dataset: Any) -> Sequence[Any]:
+        """The cost maps of the first image; see `Task.report`."""
+        from swath.ovseg.costs import report_card  # it needs this module
+
+        if not isinstance(model, OpenVocabularySegmenter):
+            return ()
+        return (report_card(model, self, dataset[0]),)
 
     def metrics(self) -> SemSegMetrics:  # type: ignore[override]
         """A fresh `SemSegMetrics` for these classes."""

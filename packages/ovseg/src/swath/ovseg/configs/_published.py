@@ -28,13 +28,14 @@ def from_towers(
     specialist: bool = True,
     **options: Any,
 ) -> Spec:
-    """A model that begins with the weights of its towers."""
+    """A model that begins with the weights of its towers, rounded as officially."""
     towers = {"clip": _CLIP[size]}
     if remote:
         towers["remote_clip"] = f"{WEIGHTS}/RemoteCLIP-ViT-B-32.pt"
     if specialist:
         towers["specialist"] = f"{WEIGHTS}/RSIB.pth"
-    return Spec(pretrained, model=Spec(build, size=size, **options), weights=towers)
+    model = Spec(build, size=size, **options)
+    return Spec(pretrained, model=model, weights=towers, round_to_half=True)
 
 
 def data(name: str, split: str = "all", folder: str | None = None) -> Spec:

@@ -33,7 +33,7 @@ from swath.core.checkpoint.safe import load_file
 from swath.core.errors import ConfigError, MissingDependencyError
 from swath.ovseg import vocabularies
 from swath.ovseg.augment import published_augment
-from swath.ovseg.clip import CLIP_MEAN, CLIP_SIZES, CLIP_STD
+from swath.ovseg.clip import CLIP_MEAN, CLIP_SIZES, CLIP_STD, guiding_blocks
 from swath.ovseg.datasets import DATASETS
 from swath.ovseg.models import catseg, gsnet, rskt_seg
 from swath.ovseg.models.base import ViTSegmenter
@@ -322,7 +322,8 @@ class Segmenter(nn.Module):
                 "see docs/guides/interop.md",
                 stacklevel=2,
             )
-        pretrained(self.model, {tower: file for tower, file in towers.items() if file})
+        files = {tower: file for tower, file in towers.items() if file}
+        pretrained(self.model, files, round_to_half=True)
 
     def forward(self, inputs: Sequence[Mapping[str, Any]]) -> dict[str, Tensor] | list[Any]:
         """See the class."""
@@ -373,7 +374,7 @@ def _towers(head: CfgNode) -> dict[str, Any]:
     size = _SIZES[head.CLIP_PRETRAINED]
     return {
         "clip": CLIP_SIZES[size],
-        "taps": catseg.TAPS[size],
+        "taps": guiding_blocks(size),
         "guidance_dims": head.DECODER_GUIDANCE_DIMS,
         "finetune": head.CLIP_FINETUNE,
     }

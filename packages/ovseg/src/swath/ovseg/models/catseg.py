@@ -6,13 +6,13 @@ Official code: https://github.com/cvlab-kaist/CAT-Seg, `cat_seg/modeling/transfo
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from swath.kernels import cost_volume
-from swath.ovseg.clip import CLIP_SIZES
+from swath.ovseg.clip import Size, guiding_blocks, sized
 from swath.ovseg.layers import (
     AggregatorLayer,
     AttentionType,
@@ -175,12 +175,6 @@ class CATSeg(ViTSegmenter):
         return {"clip": cost_volume([features], text, (0,)).mean(1)}
 
 
-Size = Literal["b", "l"]
-
-TAPS = {"b": (3, 7), "l": (7, 15)}
-"""Blocks of CLIP that guide the decoder, by CLIP's size."""
-
-
 def catseg(
     size: Size = "b",
     num_layers: int = 2,
@@ -193,7 +187,8 @@ def catseg(
     """CAT-Seg as published: 154,289,378 parameters with ViT-B/16.
 
     Args:
-        size: CLIP: ``"b"`` for ViT-B/16, ``"l"`` for ViT-L/14 at 336 px.
+        size: CLIP: ``"b"`` for ViT-B/16, ``"l"`` for ViT-L/14 at 336 px, or another of
+            `swath.ovseg.clip.CLIP_SIZES`, or arguments of `CLIP`.
         num_layers: Layers of aggregation.
         finetune: What of CLIP trains.
         prompt_channel: Templates per class.
@@ -202,7 +197,7 @@ def catseg(
         eval_pooling_size: In evaluation.
     """
     return CATSeg(
-        CLIP_SIZES[size],
+        sized(size),
         {
             "num_layers": num_layers,
             "prompt_channel": prompt_channel,
@@ -210,7 +205,7 @@ def catseg(
             "pooling_size": pooling_size,
             "eval_pooling_size": eval_pooling_size,
         },
-        taps=TAPS[size],
+        taps=guiding_blocks(size),
         finetune=finetune,
     )
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from swath.core.errors import ConfigError
 from swath.kernels import cost_volume
-from swath.ovseg.clip import CLIP_SIZES
+from swath.ovseg.clip import Size, guiding_blocks, sized
 from swath.ovseg.dino import Specialist, set_dino_finetuning
 from swath.ovseg.layers import (
     AggregatorLayer,
@@ -34,7 +34,6 @@ from swath.ovseg.models.base import (
     remap,
     unmap,
 )
-from swath.ovseg.models.catseg import TAPS, Size
 
 V = TypeVar("V")
 
@@ -348,7 +347,8 @@ def gsnet(
     """GSNet as published: 243,988,242 parameters with ViT-B/16 and ViT-B/8.
 
     Args:
-        size: CLIP: ``"b"`` for ViT-B/16, ``"l"`` for ViT-L/14 at 336 px.
+        size: CLIP: ``"b"`` for ViT-B/16, ``"l"`` for ViT-L/14 at 336 px, or another of
+            `swath.ovseg.clip.CLIP_SIZES`, or arguments of `CLIP`.
         fusion_type: See `RIPD`.
         num_layers: Layers of aggregation.
         use_clip: See `GSNet`.
@@ -361,7 +361,7 @@ def gsnet(
         eval_pooling_size: In evaluation.
     """
     return GSNet(
-        CLIP_SIZES[size],
+        sized(size),
         aggregator={
             "fusion_type": fusion_type,
             "num_layers": num_layers,
@@ -370,7 +370,7 @@ def gsnet(
             "pooling_size": pooling_size,
             "eval_pooling_size": eval_pooling_size,
         },
-        taps=TAPS[size],
+        taps=guiding_blocks(size),
         use_clip=use_clip,
         use_dino=use_dino,
         finetune=finetune,

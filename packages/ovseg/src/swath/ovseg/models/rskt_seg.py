@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from swath.kernels import cost_volume
-from swath.ovseg.clip import CLIP, CLIP_SIZES, resized
+from swath.ovseg.clip import CLIP, CLIP_SIZES, Size, guiding_blocks, resized, sized
 from swath.ovseg.dino import Specialist, set_dino_finetuning
 from swath.ovseg.layers import (
     CELLS_AT_ONCE,
@@ -41,7 +41,6 @@ from swath.ovseg.models.base import (
     remap,
     unmap,
 )
-from swath.ovseg.models.catseg import TAPS, Size
 from swath.ovseg.models.gsnet import fuse
 
 V = TypeVar("V")
@@ -527,7 +526,8 @@ def rskt_seg(
     """RSKT-Seg as published: 398,896,835 parameters with ViT-B/16, ViT-B/32 and ViT-B/8.
 
     Args:
-        size: CLIP: ``"b"`` for ViT-B/16, ``"l"`` for ViT-L/14 at 336 px.
+        size: CLIP: ``"b"`` for ViT-B/16, ``"l"`` for ViT-L/14 at 336 px, or another of
+            `swath.ovseg.clip.CLIP_SIZES`, or arguments of `CLIP`.
         num_layers: Layers of aggregation. Released files have 5 (DLRSD) and 3 (iSAID) with B/16, 5
             (DLRSD) and 2 (iSAID) with L/14.
         fusion_type: See `RSKTDecoder`.
@@ -541,7 +541,7 @@ def rskt_seg(
         eval_pooling_size: Of CAT-Seg's class aggregation in evaluation, without ``use_efficient``.
     """
     return RSKTSeg(
-        CLIP_SIZES[size],
+        sized(size),
         aggregator={
             "num_layers": num_layers,
             "fusion_type": fusion_type,
@@ -549,7 +549,7 @@ def rskt_seg(
             "prompt_channel": prompt_channel,
             "eval_pooling_size": eval_pooling_size,
         },
-        taps=TAPS[size],
+        taps=guiding_blocks(size),
         use_rotate=use_rotate,
         use_remote_clip=use_remote_clip,
         use_remote_dino=use_remote_dino,
