@@ -1,4 +1,5 @@
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import geopandas
@@ -6,17 +7,22 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from rasterio.crs import CRS
 from rasterio.transform import from_origin
 
 from swath.core.errors import ConfigError, DataError, RasterError
 from swath.core.geo.raster import GeoImage, RasterInfo
+from swath.core.inference.results import SegmentationResult
+from swath.core.inference.tiler import Scene, TilePrediction
 from swath.core.sample import Sample
-from swath.refseg import postprocess
-from swath.refseg.asks import TASKS, margins
+from swath.refseg import asks, postprocess
+from swath.refseg.asks import PIECE, TASKS, margins
 from swath.refseg.models.remotesam import RemoteSAM
 from swath.refseg.predictor import RemoteSAMPredictor
+from swath.refseg.preprocess import Fit
 from swath.refseg.task import ReferringTask
 from swath.refseg.text import PROMPT
 
@@ -134,6 +140,8 @@ def test_results_lie_on_the_scene(
     assert table.crs.to_epsg() == 32633
     counted = predictor.counting(scene, CLASSES)
     assert sum(counted.counts.values()) == len(counted)
+    table = geopandas.read_file(counted.save(tmp_path / "counted.gpkg"))
+    assert table["count"].tolist() == [counted.counts[name] for name in table["class"]]
     answer = predictor.multi_label_cls(scene, CLASSES).save(tmp_path / "labels.json")
     assert json.loads(answer.read_text())["classes"] == CLASSES
 
@@ -166,6 +174,31 @@ def test_tiles_of_a_scene_are_joined_into_one_map(
         np.testing.assert_allclose(one[name][1], tiled[name][1], atol=1e-5)
     parts = predictor.masks(scene, CLASSES, tile=SIDE, overlap=8, blend=8)
     assert all(np.isfinite(probability).all() for _, probability in parts.values())
+
+
+@pytest.mark.parametrize(("height", "width"), [(90, 150), (20, 300)])
+def test_tiles_keep_their_shape(
+    predictor: RemoteSAMPredictor, monkeypatch: pytest.MonkeyPatch, height: int, width: int
+) -> None:
+    """What the network sees of each is enlarged alike along both axes, up to a pixel."""
+    sizes = []
+    fitted = asks.fitted
+
+    def spy(image: torch.Tensor, side: int, fit: Fit) -> torch.Tensor:
+        seen = fitted(image, side, fit)
+        sizes.append((image.shape[-2:], seen.shape[-2:]))
+        return seen
+
+    monkeypatch.setattr(asks, "fitted", spy)
+    predictor.detection(picture(height, width), ["ship"], overlap=8, blend=8)
+    assert len(sizes) > 1
+    for (high, wide), (rows, columns) in sizes:
+        assert max(rows, columns) == SIDE
+        assert abs(rows - high * SIDE / max(high, wide)) <= 0.5
+        assert abs(columns - wide * SIDE / max(high, wide)) <= 0.5
+    sizes.clear()
+    predictor.detection(picture(height, width), ["ship"], overlap=8, blend=8, fit="resize")
+    assert {after for _, after in sizes} == {(SIDE, SIDE)}
 
 
 def test_tiles_hold_one_map_at_a_time_whatever_the_number_of_classes(
@@ -241,6 +274,26 @@ def test_edges_part_touching_objects(predictor: RemoteSAMPredictor) -> None:
     assert widths.max() <= 3
 
 
+@pytest.mark.parametrize("from_file", [False, True])
+def test_the_boundary_model_sees_the_bands_that_the_network_sees(
+    predictor: RemoteSAMPredictor, tmp_path: Path, from_file: bool
+) -> None:
+    seen = []
+
+    def spy(image: np.ndarray) -> np.ndarray:
+        seen.append(image)
+        return np.zeros(image.shape[:2], np.float32)
+
+    image = picture(bands=4)
+    profile = {"driver": "GTiff", "width": 50, "height": 70, "count": 4, "dtype": "uint8"}
+    with rasterio.open(tmp_path / "a.tif", "w", photometric="minisblack", **profile) as file:
+        file.write(image.transpose(2, 0, 1))
+        file.colorinterp = [rasterio.enums.ColorInterp.undefined] * 4
+    given = tmp_path / "a.tif" if from_file else image
+    predictor.detection(given, ["ship"], bands=[4, 3, 2], use_epoc=spy)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(seen[0], image[:, :, [3, 2, 1]])
+
+
 def test_oriented_objects_are_counted_by_their_own_area(predictor: RemoteSAMPredictor) -> None:
     found = predictor.detection(picture(), CLASSES, oriented=True)
     every = predictor.counting(picture(), CLASSES, oriented=True)
@@ -258,6 +311,32 @@ BAD = {
     "no sentence": ({"task": "referring"}, "with text="),
     "zero classes": ({"task": "counting", "classes": []}, "no class is named"),
     "an empty class": ({"task": "counting", "classes": ["ship", ""]}, "no class is named"),
+    "a class named twice": (
+        {"task": "detection", "classes": ["ship", "ship ", "vehicle"]},
+        "'ship' is named twice",
+    ),
+    "one text for classes": ({"task": "detection", "classes": "ship"}, r"classes=\['ship'\]"),
+    "an unknown fit": ({"task": "counting", "classes": ["ship"], "fit": "padd"}, "one of resize"),
+    "unknown regions": (
+        {"task": "counting", "classes": ["ship"], "regions": "tiles"},
+        "regions='tiles' isn't known; choose one of auto, scene, tile",
+    ),
+    "no sentence at once": (
+        {"task": "counting", "classes": ["ship"], "sentences_at_once": 0},
+        "sentences_at_once=0 must be 1 or more",
+    ),
+    "an area of another class": (
+        {"task": "counting", "classes": ["ship"], "min_areas": {"shipp": 4.0}},
+        "min_areas: 'shipp' isn't one of the classes; did you mean 'ship'",
+    ),
+    "an unknown option": (
+        {"task": "detection", "classes": ["ship"], "epoc_treshold": 0.1},
+        "has no option 'epoc_treshold'; did you mean 'epoc_threshold'",
+    ),
+    "a boundary model that is none": (
+        {"task": "detection", "classes": ["ship"], "use_epoc": True},
+        r"use_epoc=True isn't a boundary model; give one, use_epoc=Epoc\(FOLDER\)",
+    ),
     "a sentence for classes": ({"task": "counting", "text": "a ship"}, "takes class names"),
     "classes for a sentence": ({"task": "referring", "classes": ["ship"]}, "takes a sentence"),
     "an odd number of regions": (
@@ -287,8 +366,41 @@ def test_odd_images_are_answered(predictor: RemoteSAMPredictor, shape: tuple[int
     assert predictor.referring_seg(picture(*shape), "the ship").mask.shape == shape
 
 
-def test_an_image_of_20_000_px_is_answered(predictor: RemoteSAMPredictor) -> None:
-    assert predictor.visual_grounding(picture(20_000, 8), "the ship").info.height == 20_000
+def test_an_image_of_20_000_px_is_answered_in_pieces(
+    predictor: RemoteSAMPredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sentence is asked of the whole, but nothing of the network's is as large as the whole."""
+    sizes = []
+    probability = np.zeros((20_000, 1100), np.float32)
+    blend = asks.blend_segmentation
+
+    def spy(tiles: Iterable[TilePrediction[torch.Tensor]], scene: Scene) -> SegmentationResult:
+        def noted() -> Iterator[TilePrediction[torch.Tensor]]:
+            for tile in tiles:
+                assert tile.prediction is not None
+                sizes.append(tuple(tile.prediction.shape))
+                probability[tile.tile.window.toslices()] = tile.prediction[1].sigmoid()
+                yield tile
+
+        return blend(noted(), scene)
+
+    image = picture(20_000, 1100)
+    monkeypatch.setattr(asks, "blend_segmentation", spy)
+    mask = predictor.referring_seg(image, "the ship").mask
+    assert max(max(size) for size in sizes) <= PIECE
+    assert sum(height * width for _, height, width in sizes) == mask.size == 20_000 * 1100
+    found = predictor.predict(image, task="masks", classes=["the ship"], prompt="{}", tile=None)
+    np.testing.assert_array_equal(mask, found["the ship"][0])
+    np.testing.assert_allclose(probability, found["the ship"][1], rtol=0, atol=1e-6)
+    assert np.ptp(probability) > 1e-3
+
+
+@given(st.integers(1, 130), st.integers(1, 3000))
+@settings(deadline=None)
+def test_pieces_are_where_nearest_neighbour_has_them(few: int, many: int) -> None:
+    values = torch.arange(few, dtype=torch.float32)[None, None]
+    want = torch.nn.functional.interpolate(values, size=many, mode="nearest")[0, 0]
+    assert torch.equal(asks._nearest(few, many), want.long())
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,11 @@ for the next image.
 import copy
 import random
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, Any, ClassVar, Literal, Self
+from typing import IO, Any, ClassVar, Literal, Self, get_args
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -25,11 +27,18 @@ from torch.nn import functional as F
 
 from swath.core.data.radiometry import Radiometry
 from swath.core.errors import ConfigError, RasterError, suggest
-from swath.core.geo.raster import GeoImage, open_raster
+from swath.core.geo.raster import open_raster
 from swath.core.inference.answers import CaptionResult
 from swath.core.inference.objects import DetectionResult
 from swath.core.inference.results import SegmentationResult
-from swath.core.inference.tiler import Scene, TilePrediction, blend_logits, blend_segmentation
+from swath.core.inference.tiler import (
+    Plan,
+    Scene,
+    TilePrediction,
+    blend_logits,
+    blend_segmentation,
+    plan_tiles,
+)
 from swath.core.palette import default_palette
 from swath.core.sample import Sample
 from swath.core.task import Batch, Metrics, Task
@@ -44,11 +53,14 @@ from swath.refseg.text import PROMPT, WordPieces
 
 Regions = Literal["auto", "scene", "tile"]
 """What of a large image is looked at in one piece: all of it, shrunk, so that "on the right" means
-the right of the scene and small objects are lost; or tiles at full resolution, where it means the
-right of every tile. ``"auto"`` takes the scene for a sentence of the user's, and for classes tiles
-where the image is more than twice as large as the network's input."""
+the right of the scene and small objects are lost; or tiles about as large as the network's input,
+where it means the right of every tile. ``"auto"`` takes the scene for a sentence of the user's, and
+for classes tiles where the image is more than twice as large as the network's input."""
 
 EMPTY = (0, 0, 0)
+
+PIECE = 1024
+"""Largest side of the parts, px, in which a map is written whose scene was looked at in one."""
 
 
 class Ask(Task):
@@ -125,6 +137,21 @@ class Ask(Task):
             setattr(changed, name, value)
         return changed
 
+    def check(self) -> None:
+        """Refuse what makes no sense before anything is run.
+
+        Raises:
+            ConfigError: If nothing is asked for, or an attribute has a value that it can't have.
+        """
+        if not self.prompts:
+            raise ConfigError(f"{self.kind}: say what to look for, with {self.takes}=...")
+        for name, kind in (("regions", Regions), ("fit", Fit)):
+            value, known = getattr(self, name), get_args(kind)
+            if value not in known:
+                raise ConfigError(f"{name}='{value}' isn't known; choose one of {', '.join(known)}")
+        if self.sentences_at_once < 1:
+            raise ConfigError(f"sentences_at_once={self.sentences_at_once} must be 1 or more")
+
     def select(self, model: nn.Module, name: str) -> tuple[nn.Module, Task]:
         """Another of the eight tasks of the same model; see `ReferringTask.select`."""
         return self.whole.select(model, name)
@@ -140,8 +167,6 @@ class Ask(Task):
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """Images fitted to the network, ``"image"``, and their ``"sizes"`` before padding."""
-        if not self.prompts:
-            raise ConfigError(f"{self.kind}: say what to look for, with {self.takes}=...")
         images, sizes = [], []
         for sample in samples:
             raw = sample.image.as_subclass(Tensor)
@@ -194,10 +219,8 @@ class Ask(Task):
             RasterError: If no pixel of the scene is valid.
         """
         if len(scene.plan) == 1:
-            (only,) = tiles
-            if only.prediction is None:
-                raise _unseen(scene)
-            return self.answer(only.prediction.cpu(), only.valid, scene)
+            margins, valid = _only(tiles, scene)
+            return self.answer(margins.cpu(), valid, scene)
         with TemporaryFile() as file:
             joined = _joined(_at_tile_size(tiles), scene, len(self.prompts), file)
             return self.answer(*joined, scene)
@@ -229,12 +252,18 @@ class _Segmenting(Ask):
     """Tasks whose answer is a map: background, or the surest of what was asked for."""
 
     def merge(self, tiles: Iterable[Any], scene: Any) -> SegmentationResult:
-        """Blend the tiles' logits, streaming: memory doesn't grow with the scene."""
+        """Blend the tiles' logits, streaming: their memory doesn't grow with the scene."""
         task = copy.copy(self)
         task.classes = ("background", *self.classes)
         task.palette = (EMPTY, *default_palette(len(self.classes)))  # type: ignore[attr-defined]
-        resized = (_with_background(tile) for tile in _at_tile_size(tiles))
-        return blend_segmentation(resized, replace(scene, task=task))
+        plan = scene.plan
+        if len(plan) == 1:
+            plan = plan_tiles(plan.height, plan.width, PIECE, overlap=0, blend=0)
+            resized = _pieces(*_only(tiles, scene), plan)
+        else:
+            resized = _at_tile_size(tiles)
+        competing = (_with_background(tile) for tile in resized)
+        return blend_segmentation(competing, replace(scene, task=task, plan=plan))
 
 
 class ReferringSegmentation(_Segmenting):
@@ -271,6 +300,15 @@ class Detection(Ask):
         self.use_epoc: Epoc | None = None
         self.epoc_threshold = THRESHOLD
 
+    def check(self) -> None:
+        """See `Ask.check`."""
+        super().check()
+        if self.use_epoc is not None and not callable(self.use_epoc):
+            raise ConfigError(
+                f"use_epoc={self.use_epoc} isn't a boundary model; give one, "
+                "use_epoc=Epoc(FOLDER) of swath.refseg.epoc"
+            )
+
     def answer(self, margins: Tensor, valid: NDArray[np.bool_], scene: Scene) -> Any:
         """See `Ask.answer`."""
         return _as_detections(DetectionResult, self.boxes(margins, valid, scene), self, scene)
@@ -302,11 +340,19 @@ class Counting(Detection):
         super().__init__(whole)
         self.min_areas: dict[str, float] = {}
 
+    def check(self) -> None:
+        """See `Ask.check`."""
+        super().check()
+        for name in self.min_areas:
+            if name not in self.classes:
+                near = suggest(name, list(self.classes))
+                raise ConfigError(f"min_areas: '{name}' isn't one of the classes{near}")
+
     def answer(self, margins: Tensor, valid: NDArray[np.bool_], scene: Scene) -> Any:
         """See `Ask.answer`."""
         found = self.boxes(margins, valid, scene)
-        for name in self.min_areas.keys() & found.keys():
-            found[name] = postprocess.larger_than(found[name], self.min_areas[name])
+        for name, area in self.min_areas.items():
+            found[name] = postprocess.larger_than(found[name], area)
         return _as_detections(CountedObjects, found, self, scene)
 
 
@@ -495,6 +541,36 @@ def _unseen(scene: Scene) -> RasterError:
     )
 
 
+def _only(
+    tiles: Iterable[TilePrediction[Tensor]], scene: Scene
+) -> tuple[Tensor, NDArray[np.bool_]]:
+    """Margins and valid pixels of a scene that was looked at in one piece."""
+    (only,) = tiles
+    if only.prediction is None or only.valid is None:
+        raise _unseen(scene)
+    return only.prediction, only.valid
+
+
+def _pieces(
+    margins: Tensor, valid: NDArray[np.bool_], plan: Plan
+) -> Iterator[TilePrediction[Tensor]]:
+    """Margins of a whole scene, enlarged to its size part by part, by nearest neighbour."""
+    rows, columns = (
+        _nearest(few, many).to(margins.device)
+        for few, many in zip(margins.shape[-2:], (plan.height, plan.width), strict=True)
+    )
+    for tile in plan:
+        y, x = tile.window.toslices()
+        part = margins.index_select(1, rows[y]).index_select(2, columns[x])
+        yield TilePrediction(tile, part, valid[y, x])
+
+
+def _nearest(few: int, many: int) -> Tensor:
+    """Which of few pixels each of many is nearest to, rounded as `F.interpolate` does."""
+    numbers = torch.arange(few, dtype=torch.float32)
+    return F.interpolate(numbers[None, None], size=many, mode="nearest")[0, 0].long()
+
+
 def _at_tile_size(tiles: Iterable[TilePrediction[Tensor]]) -> Iterator[TilePrediction[Tensor]]:
     """Tiles whose margins are as large as they are, by nearest neighbour."""
     for tile in tiles:
@@ -546,9 +622,7 @@ def _as_detections(
 
 
 def _rgb(scene: Scene) -> NDArray[np.uint8]:
-    """The image for the boundary model, ``(H, W, 3)``."""
-    if isinstance(scene.image, GeoImage):
-        return display_rgb(scene.image.array, scene.image.valid)
-    with open_raster(scene.image) as raster:
-        array, valid = raster.read(bands=raster.info.image_bands)
-    return display_rgb(array, valid)
+    """The image for the boundary model, ``(H, W, 3)``: of the bands that the network saw."""
+    image = scene.image
+    with open_raster(image) if isinstance(image, str | Path) else nullcontext(image) as source:
+        return display_rgb(*source.read(bands=scene.bands))

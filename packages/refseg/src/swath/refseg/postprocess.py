@@ -243,11 +243,16 @@ def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
     """Class names without blanks around them.
 
     Raises:
-        ConfigError: If there are none, or one is empty.
+        ConfigError: If there are none, one is empty or named twice, or it is one text.
     """
+    if isinstance(classes, str):
+        raise ConfigError(f"classes='{classes}' is one text; give a list, classes=['{classes}']")
     names = tuple(name.strip() for name in classes)
     if not names or not all(names):
         raise ConfigError("no class is named; give at least one, e.g. classes=['airplane']")
+    twice = [name for i, name in enumerate(names) if name in names[:i]]
+    if twice:
+        raise ConfigError(f"the class '{twice[0]}' is named twice; name each once")
     return names
 
 
@@ -261,5 +266,8 @@ def as_maps(margins: Tensor, size: tuple[int, int]) -> tuple[Mask, Probabilities
     Returns:
         ``(K, H, W)`` uint8, 0 or 1, and float32; both by nearest neighbour, as officially.
     """
-    resized = F.interpolate(margins[None].float(), size=size, mode="nearest")[0]
-    return (resized > 0).to(torch.uint8).numpy(), resized.sigmoid().numpy()
+    mask, probability = (
+        F.interpolate(values[None], size=size, mode="nearest")[0].numpy()
+        for values in ((margins > 0).to(torch.uint8), margins.float().sigmoid())
+    )
+    return mask, probability

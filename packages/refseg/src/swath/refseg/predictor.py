@@ -1,5 +1,6 @@
 """`RemoteSAMPredictor`: what `swath.core.load_model` returns for a RemoteSAM."""
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,9 @@ from swath.refseg import postprocess
 from swath.refseg.asks import Ask, unchosen
 from swath.refseg.epoc import THRESHOLD, Epoc
 from swath.refseg.results import ChosenClass, CountedObjects, PresentClasses
+
+_HOW_IT_IS_RUN = inspect.signature(Predictor.predict).parameters
+"""Names of arguments that aren't attributes of a task."""
 
 
 class RemoteSAMPredictor(Predictor):
@@ -53,25 +57,30 @@ class RemoteSAMPredictor(Predictor):
             text: The sentence, for tasks that take one.
             classes: The class names, for tasks that take these.
             tile: ``"auto"`` lets the task choose, see `swath.refseg.asks.Regions`; a number of
-                pixels, tiles of at most that side; None, the whole image in one piece.
+                pixels, tiles of at most that side; None, the whole image in one piece. Tiles keep
+                their shape, ``fit="pad"``, if nothing else is said.
             **options: Further arguments of `Predictor.predict` (tiles overlap by an eighth of the
                 network's input if nothing else is said), and attributes of the task: ``regions``,
                 ``fit``, ``sentences_at_once``, ``oriented``, ``region_split``, ...
 
         Raises:
-            ConfigError: If no task is chosen, or it takes something else.
+            ConfigError: If no task is chosen, it takes something else or has no such option, or an
+                option can't have this value.
         """
         chosen = self.task if task is None else self.for_task(task).task
         if not isinstance(chosen, Ask):
             raise unchosen()
-        own = {name: options.pop(name) for name in list(options) if name in vars(chosen)}
+        own = {name: options.pop(name) for name in list(options) if name not in _HOW_IT_IS_RUN}
         chosen = chosen.with_options(**own)
         if text is not None:
             chosen = chosen.with_text(text)
         if classes is not None:
             chosen = chosen.with_classes(classes)
+        chosen.check()
         if tile == "auto":
             tile = chosen.auto_tile(*_size(image))
+        if tile is not None and "fit" not in own:
+            chosen = chosen.with_options(fit="pad")
         if options.get("overlap") is None:
             options["overlap"] = chosen.input_size // 8
         options.setdefault("blend", chosen.input_size // 16)

@@ -2,20 +2,33 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from swath.core.inference.answers import ClassificationResult
 from swath.core.inference.objects import DetectionResult
 
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
 
 @dataclass
 class CountedObjects(DetectionResult):
-    """How many objects of each class there are, and where; saved like a `DetectionResult`."""
+    """How many objects of each class there are, and where; saved like a `DetectionResult`.
+
+    In ``.geojson`` and ``.gpkg`` every object also has ``count``, that of its class.
+    """
 
     @property
     def counts(self) -> dict[str, int]:
         """Number of objects by class, 0 where there are none."""
         found = Counter(self.labels.tolist())
         return {name: found[i] for i, name in enumerate(self.classes)}
+
+    def to_gdf(self) -> "GeoDataFrame":
+        """See `DetectionResult.to_gdf`; with ``count``."""
+        table = super().to_gdf()
+        table.insert(len(table.columns) - 1, "count", table["class"].map(self.counts).astype(int))
+        return table
 
 
 @dataclass(frozen=True)

@@ -179,6 +179,7 @@ class Predictor:
                 info,
                 task,
                 image=image if isinstance(image, str | Path) else source,
+                bands=chosen,
                 out=streamed,
                 probabilities="float32" if probabilities is True else probabilities,
             )

@@ -198,6 +198,7 @@ class Scene:
         info: Size and georeference.
         task: Whose classes and palette the result has.
         image: What was given to the predictor, for pictures.
+        bands: Which of its bands the model saw, numbered from 1; None for all.
         out: Where to stream the map to, ``.tif``; None keeps it in memory.
         probabilities: Whether to keep them: False, ``"float32"`` or ``"uint8"``.
     """
@@ -206,6 +207,7 @@ class Scene:
     info: RasterInfo
     task: Any
     image: Any = None
+    bands: tuple[int, ...] | None = None
     out: Path | None = None
     probabilities: Literal[False, "float32", "uint8"] = False
 
