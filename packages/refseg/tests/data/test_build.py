@@ -6,7 +6,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
+from swath.core.data.detection import CocoJson
 from swath.core.errors import ConfigError, DataError
 from swath.core.sample import Sample
 from swath.refseg.data.build import (
@@ -18,9 +20,10 @@ from swath.refseg.data.build import (
     masks_of,
     meant,
     run_lengths,
+    still_says,
     things_of,
 )
-from swath.refseg.data.refer import ReferDataset
+from swath.refseg.data.refer import ReferDataset, SentenceList
 
 CLASSES = ("ship", "plane", "storage_tank")
 
@@ -124,6 +127,112 @@ def test_a_built_set_is_read_back(tmp_path: Path) -> None:
     assert report["kinds"]["nothing"] == 2
     with pytest.raises(ConfigError, match="isn't empty"):
         build([PORT], CLASSES, tmp_path / "refs")
+
+
+def sentences_of(folder: Path) -> dict[str, np.ndarray]:
+    """The sentences of a folder, and what they mean."""
+    data = ReferDataset(folder, "all")
+    return {q.sentence: data[i].targets["mask"].numpy() for i, q in enumerate(data.questions)}
+
+
+def test_small_objects_are_known_though_not_spoken_of(tmp_path: Path) -> None:
+    """One ship of 60 px, and one of 9; a plane of 4 px alone."""
+    sample = scene((5, 5, 10, 6, 0, RED), (40, 5, 3, 3, 0, RED), (60, 40, 2, 2, 1, RED))
+    report = build([sample], CLASSES, tmp_path, per_object=9, min_pixels=16)
+    sentences = sentences_of(tmp_path)
+    masks = sample.targets["instances"].numpy()
+    np.testing.assert_array_equal(sentences["ship in the image"], masks[:2].any(0))
+    assert "the ship" not in sentences
+    assert "plane in the image" not in sentences
+    about_one = [mask for text, mask in sentences.items() if not text.endswith("in the image")]
+    assert about_one
+    assert all((mask == masks[0]).all() for mask in about_one)
+    assert not sentences["storage tank in the image"].any()
+    assert report["classes"]["ship"] == {"objects": 2, "spoken of": 1}
+    assert report["classes"]["plane"] == {"objects": 1, "spoken of": 0}
+
+
+def test_a_coco_file_of_boxes_alone_is_built_from_these(tmp_path: Path) -> None:
+    """One object has an outline, one an empty one, one none."""
+    Image.fromarray(PORT.image.numpy().transpose(1, 2, 0)).save(tmp_path / "a.png")
+    ship = {"bbox": [5, 5, 10, 6], "segmentation": [[5, 5, 15, 5, 15, 8, 5, 8]]}
+    planes = {"bbox": [40, 30, 8, 8], "segmentation": []}, {"bbox": [60, 40, 12, 12]}
+    coco = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "categories": [{"id": 1, "name": "ship"}, {"id": 2, "name": "plane"}],
+        "annotations": [
+            {"image_id": 1, "category_id": 1, **ship},
+            *({"image_id": 1, "category_id": 2, **plane} for plane in planes),
+        ],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(coco))
+    sample = CocoJson(tmp_path / "coco.json", tmp_path, ["ship", "plane"])[0]
+    masks, names = masks_of(sample, ("ship", "plane"))
+    assert names == ["ship", "plane", "plane"]
+    assert [int(mask.sum()) for mask in masks] == [30, 64, 144]
+    assert masks[1, 30:38, 40:48].all()
+
+
+@pytest.mark.parametrize("rest", ["Background", "no-data"])
+def test_the_rest_is_no_object(tmp_path: Path, rest: str) -> None:
+    labels = torch.zeros(60, 80, dtype=torch.uint8)
+    labels[10:20, 10:20] = 1
+    build([Sample(PORT.image, {"mask": labels})], (rest, "road", "water"), tmp_path)
+    sentences = sentences_of(tmp_path)
+    assert not any(rest.lower() in text.lower() for text in sentences)
+    assert not sentences["water in the image"].any()
+
+
+def test_grey_images_are_built_from_and_others_stop_without_loss(tmp_path: Path) -> None:
+    grey = Sample(PORT.image[:1], PORT.targets)
+    deep = Sample(PORT.image.to(torch.uint16), PORT.targets, meta={"path": "deep.tif"})
+    with pytest.raises(DataError, match=r"deep\.tif: uint16 with 3 bands; 8-bit RGB"):
+        build([PORT, grey, deep, PORT], CLASSES, tmp_path)
+    images = {question.image.name for question in ReferDataset(tmp_path, "train").questions}
+    assert images == {"000000.png", "000001.png"}
+    assert json.loads((tmp_path / "report.json").read_text())["classes"]["ship"]["objects"] == 6
+
+
+def test_of_a_set_without_splits_every_third_image_is_for_the_test(tmp_path: Path) -> None:
+    build([PORT] * 4, CLASSES, tmp_path, split="all")
+    images = {
+        split: {question.image.stem[-1] for question in ReferDataset(tmp_path, split).questions}
+        for split in ("train", "test", "all")
+    }
+    assert images == {"train": {"0", "1", "3"}, "test": {"2"}, "all": {"0", "1", "2", "3"}}
+
+
+def test_what_was_built_is_not_mistaken_for_a_list_of_sentences(tmp_path: Path) -> None:
+    build([PORT], CLASSES, tmp_path)
+    with pytest.raises(DataError, match="is in REFER's layout; read its folder as a ReferDataset"):
+        SentenceList(tmp_path / "refs.json", tmp_path / "JPEGImages")
+
+
+LEFT = Claim("vehicle", "red", None, "left of", "building")
+
+
+@pytest.mark.parametrize(
+    ("sentence", "claim", "kept"),
+    [
+        ("Find the red vehicle to the left of a building", LEFT, True),
+        ("the vehicle, which is red, left of the building", LEFT, True),
+        ("the red building left of the vehicle", LEFT, False),
+        ("the vehicle left of the building, which is red", LEFT, False),
+        ("the covered vehicle left of the building", LEFT, False),
+        ("the red vehicle not left of the building", LEFT, False),
+        ("the red vehicle left of the white building", LEFT, False),
+        ("the red vehicle left of the building on the right", LEFT, False),
+        ("the red vehicles left of the building", LEFT, False),
+        ("the red vehicle left of the building with a ship", LEFT, False),
+        ("a large vehicle", Claim("vehicle"), False),
+        ("a large vehicle", Claim("large vehicle"), True),
+        ("the biggest of all: the largest vehicle", Claim("vehicle", extreme="largest"), True),
+        ("the largest, leftmost vehicle", Claim("vehicle", extreme="largest"), False),
+    ],
+)
+def test_other_words_must_single_out_the_same(sentence: str, claim: Claim, kept: bool) -> None:
+    classes = ("vehicle", "large vehicle", "building", "ship")
+    assert still_says(sentence, claim, classes) == kept
 
 
 def test_rewritten_sentences_are_checked(tmp_path: Path) -> None:

@@ -94,9 +94,18 @@ def test_refs_are_converted_once_to_json(refer: Path) -> None:
     before = ReferDataset(refer, "train")[0]
     path = convert_refs(refer)
     assert json.loads(path.read_text())[0]["image_id"] == 1
+    pickled = (refer / "refs(unc).p").read_bytes()
     (refer / "refs(unc).p").unlink()
     after = ReferDataset(refer, "train")[0]
     assert before.targets["sentence"] == after.targets["sentence"]
+    path.write_text(path.read_text()[:-20])
+    with pytest.raises(DataError, match=r"refs\.json: can't be read as JSON: .*; make it again"):
+        ReferDataset(refer, "train")
+    with pytest.raises(DataError, match="holds neither"):
+        convert_refs(refer)
+    (refer / "refs(unc).p").write_bytes(pickled)
+    convert_refs(refer)  # from the pickle, whatever was made of it before
+    assert ReferDataset(refer, "train")[0].targets["sentence"] == before.targets["sentence"]
 
 
 class Malicious:

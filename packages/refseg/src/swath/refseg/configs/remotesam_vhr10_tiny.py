@@ -1,8 +1,8 @@
 """The small RemoteSAM on real images: sentences about NWPU VHR-10.
 
 Run:     SWATH_DATA=<folder> swath train remotesam_vhr10_tiny --set init_from=<scenes weights>
-         with images/, instances.json (COCO) and refs.json, the list of sentences, in
-         $SWATH_DATA/vhr10-refs; benchmarks/refseg_vhr10.py does all of it
+         with images/, instances.json (COCO) and refs.json, a list of sentences as `SentenceList`
+         reads it, in $SWATH_DATA/vhr10-refs; benchmarks/refseg_vhr10.py does all of it
 Source:  ours; the network of Yao et al. 2025 (RemoteSAM), begun with what `remotesam_scenes_tiny`
          has learnt from rendered scenes. Every third image is kept for the test. There is no
          validation set: the last weights are the result.

@@ -8,9 +8,10 @@ vocabulary and of what is covered, after the idea of RSVocab-1K.
 """
 
 import colorsys
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from PIL import Image
 from swath.core.errors import ConfigError, DataError
 from swath.core.files import write_json
 from swath.core.sample import Sample
+from swath.refseg.preprocess import rgb_array
 from swath.refseg.text import PROMPT
 
 AREA_RATIO = 1.25
@@ -32,6 +34,9 @@ MARGIN = 0.05
 
 COLOUR_SHARE = 0.6
 """Share of an object's pixels that must have a colour for it to be called so."""
+
+NOTHING = ("background", "no-data")
+"""Classes of class maps, whatever their case, that are no objects."""
 
 Rewriter = Callable[[str], str]
 """Says a sentence in other words; what it gives is checked again."""
@@ -98,6 +103,8 @@ _EXTREMES: dict[str, tuple[str, int]] = {
 _RELATIONS: dict[str, tuple[str, int]] = {
     "left of": ("x", -1), "right of": ("x", 1), "above": ("y", -1), "below": ("y", 1),
 }  # fmt: skip
+
+COLOURS = ("black", "white", "grey", "red", "orange", "yellow", "green", "blue", "purple", "brown")
 
 
 def meant(claim: Claim, things: Sequence[Thing]) -> list[int]:
@@ -178,8 +185,9 @@ def things_of(
 def masks_of(sample: Sample, classes: Sequence[str]) -> tuple[NDArray[np.bool_], list[str]]:
     """Masks and class names of a sample's objects.
 
-    Taken from ``"instances"`` and ``"labels"``; else from ``"boxes"`` and ``"labels"``, filled;
-    else from the connected parts of ``"mask"``, its first class left out if it is the background.
+    Taken from ``"instances"`` and ``"labels"``, those without an outline from ``"boxes"``, filled,
+    like all if there are no instances; else from the connected parts of ``"mask"``, without
+    `NOTHING`.
 
     Raises:
         DataError: If the sample has none of these.
@@ -187,15 +195,20 @@ def masks_of(sample: Sample, classes: Sequence[str]) -> tuple[NDArray[np.bool_],
     targets = sample.targets
     if "labels" in targets and ("instances" in targets or "boxes" in targets):
         names = [classes[int(label)] for label in targets["labels"]]
+        size = sample.image.shape[-2:]
+        masks = np.zeros((len(names), *size), dtype=bool)
         if "instances" in targets:
-            return np.asarray(targets["instances"]).astype(bool), names
-        return _filled(np.asarray(targets["boxes"], dtype=float), sample.image.shape[-2:]), names
+            masks |= np.asarray(targets["instances"]).astype(bool)
+        if "boxes" in targets:
+            bare = ~masks.any(axis=(1, 2))
+            masks[bare] = _filled(np.asarray(targets["boxes"], dtype=float)[bare], size)
+        return masks, names
     if "mask" not in targets:
         raise DataError("this data set has neither objects nor a class map to build sentences from")
     mask = np.asarray(targets["mask"])
     found, names = [], []
     for label, name in enumerate(classes):
-        if name == "background":
+        if name.lower() in NOTHING:
             continue
         count, parts = cv2.connectedComponents((mask == label).astype(np.uint8), connectivity=8)
         found += [parts == i for i in range(1, count)]
@@ -233,11 +246,13 @@ def build(
         samples: Images with objects or class maps; see `masks_of`.
         classes: Names in index order of the labels.
         out: Folder to make.
-        split: What the refs call their split.
+        split: What the refs call their split; with ``"all"`` those of every third image are called
+            ``"test"`` and the others ``"train"``.
         per_object: Sentences about an object at most, of different kinds.
-        min_pixels: Objects below are not spoken of.
-        rewrite: Says a sentence in other words. It is kept only if it still has every word that
-            singles the object out: class, colour, size and place.
+        min_pixels: Objects below are not spoken of by themselves, but no sentence forgets them.
+        rewrite: Says a sentence in other words. They are kept only if they still single the object
+            out: class, colour, size and place as whole words in their order, and no other word
+            that sentences are made of.
         seed: Which of several sentences are taken.
 
     Returns:
@@ -246,44 +261,61 @@ def build(
 
     Raises:
         ConfigError: If the folder exists and isn't empty.
+        DataError: If an image is neither 8-bit RGB nor grey, or has no objects that can be read.
+            What was made of the images before it is written.
     """
     folder = Path(out)
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} isn't empty; choose another folder")
     (folder / "JPEGImages").mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
-    book = _Book(split)
-    for number, sample in enumerate(samples):
-        image = np.ascontiguousarray(np.asarray(sample.image).transpose(1, 2, 0))
-        masks, names = masks_of(sample, classes)
-        large = [i for i in range(len(masks)) if masks[i].sum() >= min_pixels]
-        masks, names = masks[large], [names[i].replace("_", " ") for i in large]
-        file = f"{number:06d}.png"
-        Image.fromarray(image).save(folder / "JPEGImages" / file)
-        things = things_of(image, masks, names)
-        for index, thing in enumerate(things):
-            chosen = _varied(claims_about(index, things), per_object, random)
-            for claim in chosen:
-                book.add(file, _said(claim, rewrite), masks[index][None], claim.kind())
-            book.cover(thing.name, bool(chosen))
-        for name in sorted(set(names)):
-            many = np.logical_or.reduce(masks[[i for i, n in enumerate(names) if n == name]])
-            book.add(file, PROMPT.format(name), many[None], "all of a class")
-        absent = sorted({c.replace("_", " ") for c in classes} - {*names, "background"})
-        if absent:
-            name = absent[int(random.integers(len(absent)))]
-            book.add(file, PROMPT.format(name), masks[:0], "nothing")
-    write_json(folder / "refs.json", book.refs)
-    write_json(folder / "instances.json", {"annotations": book.annotations})
-    write_json(folder / "report.json", book.report())
+    known = [_plain(name) for name in classes if name.lower() not in NOTHING]
+    book = _Book()
+    try:
+        for number, sample in enumerate(samples):
+            image, file = rgb_array(sample), f"{number:06d}.png"
+            masks, found = masks_of(sample, classes)
+            names = [_plain(name) for name in found]
+            Image.fromarray(image).save(folder / "JPEGImages" / file)
+            book.turn(file, _split_of(number, split))
+            seen = np.flatnonzero(masks.any(axis=(1, 2)))
+            masks, things = masks[seen], things_of(image, masks[seen], [names[i] for i in seen])
+            large = [i for i, thing in enumerate(things) if thing.area >= min_pixels]
+            for index, thing in enumerate(things):
+                claims = claims_about(index, things) if index in large else []
+                chosen = _varied(claims, per_object, random)
+                for claim in chosen:
+                    book.add(_said(claim, rewrite, known), masks[[index]], claim.kind())
+                book.cover(thing.name, bool(chosen))
+            for name in sorted({things[i].name for i in large}):
+                many = np.logical_or.reduce(masks[[thing.name == name for thing in things]])
+                book.add(PROMPT.format(name), many[None], "all of a class")
+            absent = sorted(set(known) - set(names))
+            if absent:
+                name = absent[int(random.integers(len(absent)))]
+                book.add(PROMPT.format(name), masks[:0], "nothing")
+    finally:  # what is done isn't lost, whatever the next image is
+        write_json(folder / "refs.json", book.refs)
+        write_json(folder / "instances.json", {"annotations": book.annotations})
+        write_json(folder / "report.json", book.report())
     return book.report()
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _split_of(number: int, split: str) -> str:
+    if split != "all":
+        return split
+    return "test" if number % 3 == 2 else "train"
 
 
 class _Book:
     """Refs, annotations and what is counted about them."""
 
-    def __init__(self, split: str) -> None:
-        self.split = split
+    def __init__(self) -> None:
+        self.file = self.split = ""
         self.refs: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
         self.kinds: Counter[str] = Counter()
@@ -291,14 +323,18 @@ class _Book:
         self.objects: Counter[str] = Counter()
         self.covered: Counter[str] = Counter()
 
-    def add(self, file: str, sentence: str, masks: NDArray[np.bool_], kind: str) -> None:
+    def turn(self, file: str, split: str) -> None:
+        """To the next image."""
+        self.file, self.split = file, split
+
+    def add(self, sentence: str, masks: NDArray[np.bool_], kind: str) -> None:
         number = len(self.refs) + 1
         sentences = [{"sent": sentence, "raw": sentence, "exist": bool(len(masks))}]
         self.refs.append(
             {
                 "ref_id": number,
                 "ann_id": number,
-                "file_name": file,
+                "file_name": self.file,
                 "split": self.split,
                 "kind": kind,
                 "sentences": sentences,
@@ -337,14 +373,38 @@ def _varied(claims: Sequence[Claim], limit: int, random: np.random.Generator) ->
     return [group[int(random.integers(len(group)))] for group in groups]
 
 
-def _said(claim: Claim, rewrite: Rewriter | None) -> str:
-    """The sentence, in other words if these still say all that it must."""
+def _said(claim: Claim, rewrite: Rewriter | None, classes: Sequence[str]) -> str:
+    """The sentence, in other words if these still say what it must and nothing else."""
     plain = claim.sentence()
     if rewrite is None:
         return plain
     other = " ".join(rewrite(plain).split())
-    needed = [v for v in asdict(claim).values() if v is not None]
-    return other if all(part.lower() in other.lower() for part in needed) else plain
+    return other if still_says(other, claim, classes) else plain
+
+
+def still_says(sentence: str, claim: Claim, classes: Sequence[str]) -> bool:
+    """Whether other words for a claim single out the same object.
+
+    Of the words that sentences are made of it must have those of the claim and no other, whole and
+    in this order: extreme, class, relation, the class that it is to; the colour before the
+    relation.
+
+    Args:
+        sentence: In other words.
+        claim: What it must say.
+        classes: Every class that sentences speak of.
+    """
+    words = {*classes, *COLOURS, *_EXTREMES, *_RELATIONS, "left", "right", "not", "no", "without"}
+    choice = "|".join(re.escape(w.lower()) for w in sorted(words, key=len, reverse=True))
+    said = re.findall(rf"(?<![\w-])(?:{choice})s?(?![\w-])", sentence.lower())
+    needed = [claim.extreme, claim.name.lower(), claim.relation]
+    needed += [claim.anchor and claim.anchor.lower()]
+    if claim.colour is not None:
+        before = said[: said.index(claim.relation)] if claim.relation in said else said
+        if before.count(claim.colour) != 1:
+            return False
+        said.remove(claim.colour)
+    return said == [word for word in needed if word]
 
 
 def run_lengths(mask: NDArray[np.bool_]) -> dict[str, Any]:

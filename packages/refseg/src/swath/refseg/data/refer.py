@@ -249,6 +249,8 @@ class SentenceList(ReferringSet):
         file, folder = resolve_root(path), resolve_root(images)
         try:
             rows = json.loads(file.read_text(encoding="utf-8"))
+            if rows and "sentences" in rows[0]:
+                raise DataError(f"{file}: is in REFER's layout; read its folder as a ReferDataset")
             names = sorted({row["image"] for row in rows})
             chosen = {
                 n
@@ -354,12 +356,22 @@ def read_refs(folder: Path) -> list[dict[str, Any]]:
         DataError: If neither is there, or what is read isn't a list of refs.
     """
     path = folder / JSON
-    if path.is_file():
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-    elif (path := folder / PICKLE).is_file():
-        content = load_any(path)
-    else:
-        raise DataError(f"{folder}: holds neither {JSON} nor {PICKLE}")
+    if not path.is_file():
+        return _read_pickle(folder / PICKLE)
+    try:
+        return _checked(json.loads(path.read_text(encoding="utf-8")), path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: can't be read as JSON: {error}; make it again") from error
+
+
+def _read_pickle(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        raise DataError(f"{path.parent}: holds neither {JSON} nor {PICKLE}")
+    return _checked(load_any(path), path)
+
+
+def _checked(content: Any, path: Path) -> list[dict[str, Any]]:
+    """What was read, if it is a list of refs."""
     needed = ("split", "ann_id", "file_name", "sentences")
     for number, ref in enumerate(content if isinstance(content, list) else [None]):
         lacking = needed if not isinstance(ref, dict) else [k for k in needed if k not in ref]
@@ -376,10 +388,11 @@ def convert_refs(folder: str | Path) -> Path:
 
     Raises:
         UnsafeCheckpointError: See `read_refs`.
+        DataError: As there.
     """
     place = resolve_root(folder)
     path = place / JSON
-    write_json(path, _plain(read_refs(place)))
+    write_json(path, _plain(_read_pickle(place / PICKLE)))
     return path
 
 
