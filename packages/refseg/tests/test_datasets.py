@@ -13,6 +13,7 @@ from swath.core.cli import main
 from swath.core.data.catalogue import catalogue, load_dataset
 from swath.core.data.check import check_known
 from swath.core.data.preview import contact_sheet
+from swath.refseg.data.refer import ReferDataset
 from swath.refseg.datasets import DATASETS
 from swath.refseg.predictor import RemoteSAMPredictor
 
@@ -245,7 +246,8 @@ def test_a_submission_for_dota_is_written_of_its_unlabelled_patches(
     monkeypatch: pytest.MonkeyPatch,
     swath: Callable[..., tuple[int, str]],
 ) -> None:
-    picture(tmp_path / "test-dev/images/P0001__1024__0___0.png")
+    for corner in (0, 8):
+        picture(tmp_path / f"test-dev/images/P0001__{SIDE}__{corner}___0.png")
     monkeypatch.setattr("swath.core.inference.predictor.load_model", lambda *a, **k: predictor)
     code, text = swath(
         "refseg", "test", "dota", "m", "--data", tmp_path, "--protocol", "v2.0", "--out",
@@ -254,7 +256,50 @@ def test_a_submission_for_dota_is_written_of_its_unlabelled_patches(
     assert code == 0, text
     names = {path.name for path in (tmp_path / "submission").iterdir()}
     assert len(names) == 18
-    assert "Task2_storagetank.txt" in names
+    assert "Task2_storage-tank.txt" in names
+    lines = (tmp_path / "submission/Task2_plane.txt").read_text().splitlines()
+    assert {line.split()[0] for line in lines} <= {"P0001"}
+
+
+@pytest.mark.parametrize("evaluation", ["detection", "multi-label"])
+def test_a_split_without_labels_is_refused(
+    tmp_path: Path, swath: Callable[..., tuple[int, str]], evaluation: str
+) -> None:
+    picture(tmp_path / "test-dev/images/P0001.png")
+    code, text = swath(
+        "refseg", "test", evaluation, "m", "--name", "dota", "--protocol", "v2.0",
+        "--data", tmp_path,
+    )  # fmt: skip
+    assert code == 2
+    assert "split 'test' of dota has no labels to judge by" in " ".join(text.split())
+
+
+def test_what_is_built_is_judged_on_and_trained_on(
+    predictor: RemoteSAMPredictor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    swath: Callable[..., tuple[int, str]],
+) -> None:
+    """The commands of the readme, on a set without splits."""
+    images = []
+    for number in range(3):
+        picture(tmp_path / f"vhr10/images/{number}.jpg")
+        images.append({"id": number, "file_name": f"{number}.jpg"})
+    ships = [{"image_id": i, "category_id": 1, "bbox": [1, 1, 6, 6]} for i in range(3)]
+    categories = [{"id": 1, "name": "ship"}]
+    coco = {"images": images, "categories": categories, "annotations": ships}
+    (tmp_path / "vhr10/instances.json").write_text(json.dumps(coco))
+    built = tmp_path / "sentences"
+    code, text = swath(
+        "refseg", "build", "nwpu-vhr10", "--data", tmp_path / "vhr10", "--split", "all",
+        "--out", built,
+    )  # fmt: skip
+    assert code == 0, text
+    assert "the ship" in {question.sentence for question in ReferDataset(built).questions}
+    monkeypatch.setattr("swath.core.inference.predictor.load_model", lambda *a, **k: predictor)
+    code, text = swath("refseg", "test", "referring", "m", "--data", built)
+    assert code == 0, text
+    assert "oIoU" in text
 
 
 @pytest.mark.parametrize(

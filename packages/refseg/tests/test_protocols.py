@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,9 @@ import pytest
 import torch
 from torchvision import tv_tensors
 
+from swath.core.errors import DataError
+from swath.core.geo.raster import RasterInfo
+from swath.core.inference.objects import DetectionResult
 from swath.core.sample import Sample
 from swath.refseg.predictor import RemoteSAMPredictor
 from swath.refseg.protocols import (
@@ -95,14 +99,52 @@ def test_nothing_found_is_captioned_as_officially_only_on_demand(
     assert seen == [False, True]
 
 
-@pytest.mark.parametrize(("oriented", "number"), [(False, 2), (True, 1)])
+@pytest.mark.parametrize("official", [False, True])
+@pytest.mark.parametrize("oriented", [False, True])
 def test_submissions_of_dota(
-    predictor: RemoteSAMPredictor, tmp_path: Path, oriented: bool, number: int
+    predictor: RemoteSAMPredictor, tmp_path: Path, oriented: bool, official: bool
 ) -> None:
-    paths = write_dota(predictor, Samples(), Evaluation(CLASSES), tmp_path, oriented)
-    assert [p.name for p in paths] == [f"Task{number}_{name}.txt" for name in CLASSES]
-    for line in "".join(p.read_text() for p in paths).splitlines():
+    how = Evaluation(CLASSES, official, names=("ship", "small-vehicle"))
+    paths = write_dota(predictor, Samples(), how, tmp_path, oriented)
+    task, second = 1 if oriented else 2, "vehicle" if official else "small-vehicle"
+    assert [p.name for p in paths] == [f"Task{task}_ship.txt", f"Task{task}_{second}.txt"]
+    lines = "".join(p.read_text() for p in paths).splitlines()
+    assert lines
+    for line in lines:
         name, score, *corners = line.split()
-        assert name in ("0.png", "1.png")
+        assert name in (("0.png", "1.png") if official else ("0", "1"))
         assert 0 <= float(score) <= 1
-        assert len(corners) == 8
+        assert len(corners) == (8 if oriented or official else 4)
+
+
+def test_objects_of_patches_are_put_together(
+    predictor: RemoteSAMPredictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two patches, the second 30 px to the right, see the same ship; another scene has its own."""
+    found = iter([([32.0, 2, 40, 8], 0.6), ([2.0, 2, 10, 8], 0.9), ([0.0, 0, 5, 5], 0.5)])
+
+    def detection(image: Any, classes: Any, oriented: bool) -> DetectionResult:
+        box, score = next(found)
+        info = RasterInfo(None, SIDE, SIDE, 3, "uint8")
+        return DetectionResult(
+            info, CLASSES, np.array([box]), np.zeros(1, np.int64), np.array([score])
+        )
+
+    monkeypatch.setattr(predictor, "detection", detection)
+    samples = [
+        Sample(Samples()[0].image, meta={"path": f"images/{name}.png"})
+        for name in ("P1__1024__0___0", "P1__1024__30___0", "P2")
+    ]
+    ships, _ = write_dota(predictor, samples, Evaluation(CLASSES), tmp_path)
+    assert ships.read_text() == "P1 0.9000 32.0 2.0 40.0 8.0\nP2 0.5000 0.0 0.0 5.0 5.0\n"
+
+
+def test_grey_images_are_judged_and_others_named(predictor: RemoteSAMPredictor) -> None:
+    grey = [replace(sample, image=sample.image[:1]) for sample in Samples()]
+    for name, judge in JUDGES.items():
+        repeated = [replace(s, image=s.image.expand(3, -1, -1)) for s in grey]
+        how = Evaluation(CLASSES)
+        assert str(judge(predictor, grey, how)) == str(judge(predictor, repeated, how)), name
+    deep = [replace(sample, image=sample.image.to(torch.uint16)) for sample in Samples()]
+    with pytest.raises(DataError, match=r"0\.png: uint16 with 3 bands; 8-bit RGB or grey"):
+        JUDGES["detection"](predictor, deep, Evaluation(CLASSES))

@@ -48,6 +48,9 @@ def judge(
     official: Annotated[
         bool, typer.Option("--official", help="Figures as the official scripts compute them.")
     ] = False,
+    oriented: Annotated[
+        bool, typer.Option("--oriented", help="For dota: rectangles of least area, Task1.")
+    ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many samples.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="JSON file; for dota, a folder.")
@@ -79,11 +82,11 @@ def judge(
     if not isinstance(predictor, RemoteSAMPredictor):
         raise ConfigError(f"{model} isn't a model that is asked in words")
     edges = Epoc(epoc, device=predictor.device) if epoc else None
-    how = Evaluation(names, official, edges, PRIORS.get(name, {}))
+    how = Evaluation(names, official, edges, PRIORS.get(name, {}), samples.classes)
     count = min(limit or len(samples), len(samples))
     shown = track((samples[i] for i in range(count)), "judging", count, "img")
     if evaluation == "dota":
-        for path in write_dota(predictor, shown, how, out or Path("submission")):
+        for path in write_dota(predictor, shown, how, out or Path("submission"), oriented):
             typer.echo(f"written  {path}")
         return
     figures = as_data(JUDGES[evaluation](predictor, shown, how))
@@ -111,12 +114,17 @@ def _samples(
 ) -> "tuple[Any, Sequence[str]]":
     """The data set of an evaluation, and what its classes are asked as."""
     from swath.core.data.catalogue import dataset_spec, load_dataset
-    from swath.core.errors import ConfigError
+    from swath.core.errors import ConfigError, DataError
     from swath.refseg import sets
 
     if not dataset_spec(name).splits:  # all of it is for testing
         split = "all"
     samples: Any = load_dataset(name, data, split, protocol)
+    labelled = evaluation in ("segmentation", "detection", "multi-label")
+    if labelled and any(item.label is None for item in samples.items):
+        raise DataError(
+            f"{data}: split '{split}' of {name} has no labels to judge by; choose another --split"
+        )
     if evaluation == "captioning":
         return samples, sets.UCM_CAPTIONS
     asked = [sets.asked_as(class_name) for class_name in samples.classes]
@@ -147,14 +155,16 @@ def build(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")],
     data: Annotated[Path | None, typer.Option(help="Root of the data set's copy.")] = None,
-    split: Annotated[str, typer.Option(help="Which split.")] = "train",
+    split: Annotated[
+        str, typer.Option(help="Which split; all: every third image is for the test.")
+    ] = "train",
     per_object: Annotated[int, typer.Option(min=1, help="Sentences about an object.")] = 2,
     limit: Annotated[int, typer.Option(min=1, help="Images at most.")] = 1_000_000,
     seed: Annotated[int, typer.Option(help="Which sentences are taken.")] = 0,
 ) -> None:
     """Make images with sentences and masks from a data set of objects or class maps.
 
-    Example: `swath refseg build nwpu-vhr10 --data vhr10 --split all --out vhr10-refs`
+    Example: `swath refseg build nwpu-vhr10 --data vhr10 --split all --out sentences`
     """
     from swath.core.data.catalogue import load_dataset
     from swath.core.data.scenes import OBJECT_CLASSES, SceneDataset
