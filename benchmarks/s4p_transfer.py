@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from common import record, trained
-from s4p_label_efficiency import CLASS_SET, JUDGED, JUDGED_SEED, RECIPE, SIZE, configure, run_folder
+from s4p_label_efficiency import (
+    CLASS_SET, JUDGED, JUDGED_SEED, RECIPE, SEEDS, SIZE, SPREAD, configure, run_folder,
+)  # fmt: skip
 
 from swath.core.checkpoint.store import load_pair
 from swath.core.data.scenes import VERSION, SceneDataset
@@ -29,7 +31,6 @@ from swath.core.spec import Spec
 
 DOMAIN = "arid"
 LABELLED, ITERATIONS, LR = 20, 400, 1e-3
-SEEDS = (9, 10, 11)
 STARTS = ("scratch", "labels alone", "S4P")
 
 
@@ -41,7 +42,7 @@ def pretrain(arm: str, seed: int) -> Path:
 def fine_tune(weights: Path | None, seed: int, folder: Path) -> float:
     """Train on the other domain's few scenes; mIoU in percent on unseen ones."""
     few = Spec(SceneDataset, size=SIZE, count=LABELLED, seed=seed, domain=DOMAIN,
-               class_set=CLASS_SET)  # fmt: skip
+               class_set=CLASS_SET, spread=SPREAD)  # fmt: skip
     config = replace(
         configure("supervised", 16, seed, RECIPE | {"iterations": ITERATIONS}),
         train=few,
@@ -49,7 +50,9 @@ def fine_tune(weights: Path | None, seed: int, folder: Path) -> float:
         init_from=None if weights is None else str(weights),
     )
     model, task, _ = load_pair(trained(config, folder).last)
-    unseen = SceneDataset(SIZE, JUDGED, JUDGED_SEED, domain=DOMAIN, class_set=CLASS_SET)
+    unseen = SceneDataset(
+        SIZE, JUDGED, JUDGED_SEED, domain=DOMAIN, class_set=CLASS_SET, spread=SPREAD
+    )
     return 100 * float(evaluate(model, task, unseen, batch_size=20, progress=False)["mIoU"])
 
 
