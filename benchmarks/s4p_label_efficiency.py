@@ -27,10 +27,10 @@ State:  the study of this recipe is running.
 
 Three arms see the same labelled images in the same number of steps: "supervised" with S4P's weak
 view, "strong" with its weak and strong view (is it the augmentation alone?), and "S4P". The recipe
-is chosen on trial seeds (6, 10, 100, 101); the study runs on others, not seen before. A seed picks the
-scenes, the weights and the order; the 200 scenes to judge on are the same for all. Every finished
-run is kept in ``results/s4p_label_efficiency.json`` and its weights in ``runs/``, so that the study
-goes on where it was stopped.
+is chosen on trial seeds (6, 10, 100, 101); the study runs on others, not seen before. A seed picks
+the scenes, the weights and the order; the 200 scenes to judge on are the same for all. Every
+finished run is kept in ``results/s4p_label_efficiency.json`` and its weights in ``runs/``, so that
+the study goes on where it was stopped.
 """
 
 import argparse

@@ -20,7 +20,15 @@ from typing import Any
 
 from common import record, trained
 from s4p_label_efficiency import (
-    CLASS_SET, JUDGED, JUDGED_SEED, RECIPE, SEEDS, SIZE, SPREAD, configure, run_folder,
+    CLASS_SET,
+    JUDGED,
+    JUDGED_SEED,
+    RECIPE,
+    SEEDS,
+    SIZE,
+    SPREAD,
+    configure,
+    run_folder,
 )  # fmt: skip
 
 from swath.core.checkpoint.store import load_pair
