@@ -366,12 +366,13 @@ def test_odd_images_are_answered(predictor: RemoteSAMPredictor, shape: tuple[int
     assert predictor.referring_seg(picture(*shape), "the ship").mask.shape == shape
 
 
+@pytest.mark.parametrize("shape", [(20_000, 30), (30, 20_000)])
 def test_an_image_of_20_000_px_is_answered_in_pieces(
-    predictor: RemoteSAMPredictor, monkeypatch: pytest.MonkeyPatch
+    predictor: RemoteSAMPredictor, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]
 ) -> None:
     """A sentence is asked of the whole, but nothing of the network's is as large as the whole."""
     sizes = []
-    probability = np.zeros((20_000, 1100), np.float32)
+    probability = np.zeros(shape, np.float32)
     blend = asks.blend_segmentation
 
     def spy(tiles: Iterable[TilePrediction[torch.Tensor]], scene: Scene) -> SegmentationResult:
@@ -384,11 +385,11 @@ def test_an_image_of_20_000_px_is_answered_in_pieces(
 
         return blend(noted(), scene)
 
-    image = picture(20_000, 1100)
+    image = picture(*shape)
     monkeypatch.setattr(asks, "blend_segmentation", spy)
     mask = predictor.referring_seg(image, "the ship").mask
     assert max(max(size) for size in sizes) <= PIECE
-    assert sum(height * width for _, height, width in sizes) == mask.size == 20_000 * 1100
+    assert sum(height * width for _, height, width in sizes) == mask.size == image[..., 0].size
     found = predictor.predict(image, task="masks", classes=["the ship"], prompt="{}", tile=None)
     np.testing.assert_array_equal(mask, found["the ship"][0])
     np.testing.assert_allclose(probability, found["the ship"][1], rtol=0, atol=1e-6)
