@@ -29,7 +29,7 @@ from s4p_label_efficiency import (
     SPREAD,
     configure,
     run_folder,
-)  # fmt: skip
+)
 
 from swath.core.checkpoint.store import load_pair
 from swath.core.data.scenes import VERSION, SceneDataset

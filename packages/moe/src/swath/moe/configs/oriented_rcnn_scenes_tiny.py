@@ -5,8 +5,8 @@ Source:  ours; the method of Xie et al. 2021 (Oriented R-CNN). The light differs
          to scene as it can, and kinds of scenes take turns, so that no class is rare. Few steps
          and small images ask for what the paper doesn't: more anchors for an object, those that
          cross the border too, jittered objects for the second stage, and three rounds of that
-Expect:  AP50 0.83 and AP75 0.44 on 500 unseen scenes: ships 0.97 and 0.80, vehicles 0.68 and 0.28,
-         aircraft 0.74 and 0.08; 20 minutes of CPU time (benchmarks/results/oriented_scenes.json)
+Expect:  AP50 0.86 and AP75 0.55 on 500 unseen scenes: ships 0.98 and 0.79, vehicles 0.71 and 0.28,
+         aircraft 0.85 and 0.51; 30 minutes of a busy core (benchmarks/results/oriented_scenes.json)
 """
 
 from swath.core.backbones.timm import TimmPyramid
