@@ -17,7 +17,8 @@ loss                 range                   scale-free  gradient where nothing 
 
 Numbers: float64 boxes give a float64 loss, all others float32. The ``"mean"`` of no boxes is 0. For
 finite boxes neither loss nor gradient is ever NaN, also if boxes are equal, far apart or have no
-area; what isn't finite in the boxes goes through to the loss, so that a diverging model is noticed.
+area. A NaN in what a loss looks at goes through to it, and overlaps of infinite boxes are NaN too,
+so that a diverging model is noticed.
 
 The Gaussian losses stand for a box by the normal distribution with its centre as mean and
 ``R diag(w^2, h^2) R^T / 4`` as covariance. They are written in half sides and the angle between
@@ -339,7 +340,8 @@ def _longness(a: Tensor, b: Tensor) -> Tensor:
 def _overlap(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Areas of overlap and union; the union of nothing with nothing counts as 1."""
     areas = [boxes[..., 2:4].clamp(min=0).prod(-1) for boxes in (pred, target)]
-    overlap = intersection(pred, target)
+    finite = pred.isfinite().all(-1) & target.isfinite().all(-1)  # others would overlap nothing
+    overlap = torch.where(finite, intersection(pred, target), torch.nan)
     union = areas[0] + areas[1] - overlap
     return overlap, torch.where(union == 0, 1, union)
 
