@@ -3,6 +3,7 @@
 import hashlib
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,8 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def files(tmp_path: Path) -> list[str]:
-    return sorted(path.name for path in (tmp_path / "cache").rglob("*") if path.is_file())
+    found = (path for path in (tmp_path / "cache").rglob("*") if path.is_file())
+    return sorted(path.name for path in found if path.suffix != ".lock")
 
 
 def test_a_file_is_fetched_once_and_found_again_without_the_network(
@@ -75,6 +77,13 @@ def test_a_file_is_fetched_once_and_found_again_without_the_network(
     assert files(tmp_path) == [f"{DIGEST[:16]}-model.safetensors"]
     monkeypatch.setenv("SWATH_OFFLINE", "1")
     assert locate(server.url()) == first
+    assert server.ranges == [None]
+
+
+def test_several_who_want_a_file_at_once_fetch_it_once(server: Server) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(locate, [server.url()] * 4))
+    assert {path.read_bytes() for path in found} == {CONTENT}
     assert server.ranges == [None]
 
 

@@ -145,6 +145,32 @@ def test_the_stored_spec_never_fetches_weights(tmp_path: Path) -> None:
     load_pair(path)
 
 
+def towers(parts: list[object], named: dict[str, object]) -> None:
+    """A builder whose parts are in a list and a dict."""
+
+
+def test_the_stored_spec_has_no_weights_in_any_depth(tmp_path: Path) -> None:
+    part = Spec(segmentation_model, weights="a.pth", pretrained=True)
+    path = tmp_path / "x.safetensors"
+    save_model(path, {"a": torch.zeros(1)}, Spec(towers, parts=[part], named={"b": part}), TASK)
+    stored = describe(path)["model"]
+    for found in (stored["parts"][0], stored["named"]["b"]):
+        assert (found["weights"], found["pretrained"]) == (None, False)
+
+
+def test_weights_that_a_files_task_names_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    part = {"_target_": "swath.core.models.segmentation:segmentation_model",
+            "backbone": "mobilenetv3_small_050", "weights": "absent.pth"}  # fmt: skip
+    task = {"_target_": "swath.core.segmentation:SegmentationTask", "classes": ["a"]}
+    write_description(
+        path, {"_target_": "swath.core.heads.light:LightDecoder"}, task | {"palette": [part]}
+    )
+    with pytest.raises(CheckpointError) as caught:
+        load_pair(path)
+    assert "absent.pth" not in str(caught.value)
+
+
 def test_saving_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError("disk full")

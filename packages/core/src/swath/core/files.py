@@ -1,5 +1,6 @@
-"""Writing files so that nobody ever sees half of one."""
+"""Writing files so that nobody ever sees half of one, and their hashes."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -47,3 +48,9 @@ def write_json(path: str | Path, data: Any) -> None:
     """Write plain data as indented JSON, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file, in lower-case hex."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,7 +12,6 @@ Our cache is ``$SWATH_CACHE``, by default ``swath`` in the user's cache folder. 
 ``SWATH_OFFLINE=1`` nothing is fetched: what isn't in a cache is an error that says how to get it.
 """
 
-import hashlib
 import os
 import re
 import sys
@@ -22,7 +21,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urldefrag, urlparse
 
+from filelock import FileLock
+
 from swath.core.errors import CheckpointError, MissingDependencyError
+from swath.core.files import sha256
 from swath.core.progress import Bar
 
 _CHUNK = 1 << 20
@@ -101,9 +103,16 @@ def _from_address(text: str) -> Path:
             f"{final}"
         )
     final.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(final.with_name(f".{final.name}.lock")):
+        if not final.exists():  # another process may have fetched it meanwhile
+            _fetch(address, expected, final)
+    return final
+
+
+def _fetch(address: str, expected: str, final: Path) -> None:
     partial = final.with_name(f".{final.name}.part")
     _download(address, partial)
-    actual = _sha256(partial)
+    actual = sha256(partial)
     if actual != expected:
         partial.unlink()
         raise CheckpointError(
@@ -111,7 +120,6 @@ def _from_address(text: str) -> Path:
             "or at its source, and is deleted"
         )
     partial.replace(final)
-    return final
 
 
 def _download(address: str, partial: Path) -> None:
@@ -146,11 +154,6 @@ def _download(address: str, partial: Path) -> None:
             f"{address}: the connection ended after {done:,} of {total:,} bytes; the same command "
             "goes on from there"
         )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # --- the Hub -----------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ SHA256SUMS          the hash of every other file, as ``sha256sum --check`` reads
 ==================  ==============================================================================
 """
 
-import hashlib
 import json
 import re
 import shutil
@@ -24,6 +23,7 @@ from swath.core.checkpoint.fetch import offline
 from swath.core.checkpoint.store import describe
 from swath.core.checkpoint.store import verify as verify_checkpoint
 from swath.core.errors import CheckpointError, MissingDependencyError
+from swath.core.files import sha256
 
 SUMS = "SHA256SUMS"
 _HUB_LICENCES = {"apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-sa-4.0", "cc0-1.0"}
@@ -65,7 +65,7 @@ def pack(run_dir: str | Path, out: str | Path | None = None, *, last: bool = Fal
             shutil.copyfile(run / "validation.json", temporary / "metrics.json")
         card = render_card(description, figures)
         (temporary / "README.md").write_text(card, encoding="utf-8")
-        sums = "".join(f"{_sha256(path)}  {path.name}\n" for path in sorted(temporary.iterdir()))
+        sums = "".join(f"{sha256(path)}  {path.name}\n" for path in sorted(temporary.iterdir()))
         (temporary / SUMS).write_text(sums, encoding="utf-8")
         temporary.chmod(0o755)  # mkdtemp makes its folders private
         temporary.replace(final)
@@ -93,7 +93,7 @@ def verify(path: str | Path) -> list[str]:
         what = "is missing" if name in expected else f"isn't listed in {SUMS}"
         raise CheckpointError(f"{path / name}: {what}; fetch the package again")
     for name, digest in expected.items():
-        if _sha256(path / name) != digest:
+        if sha256(path / name) != digest:
             raise CheckpointError(
                 f"{path / name}: its content doesn't match {SUMS}, it was damaged or altered; "
                 "fetch the package again"
@@ -202,8 +202,3 @@ def _read_sums(path: Path) -> Iterator[tuple[str, str]]:
         if found is None or Path(found[2]).name != found[2]:
             raise CheckpointError(f"{path}: a line isn't a hash and a name; fetch it again")
         yield found[2], found[1]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -131,7 +131,7 @@ def load_pair(
         for spec in specs.values():
             _check_harmless(spec, path)
         # the file brings the weights: none are read, or fetched, because it names others
-        model, task = _without_weights(specs["model"]).build(), specs["task"].build()
+        model, task = (_without_weights(specs[name]).build() for name in ("model", "task"))
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from error
     except (KeyError, AttributeError, TypeError, ValueError) as error:
@@ -257,13 +257,22 @@ def _storable(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[st
     return stored
 
 
-def _without_weights(spec: Spec) -> Spec:
-    fixed: dict[str, Any] = {"pretrained": False, "weights": None, "init_tasks": None}
-    kwargs = {
-        name: _without_weights(value) if isinstance(value, Spec) else fixed.get(name, value)
-        for name, value in spec.kwargs.items()
-    }
-    return Spec(spec.target, **kwargs)
+_NO_WEIGHTS: dict[str, Any] = {"pretrained": False, "weights": None, "init_tasks": None}
+
+
+def _without_weights(value: Any) -> Any:
+    """Specs in any depth without the weights that they begin with."""
+    if isinstance(value, Mapping):
+        return {k: _without_weights(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_weights(v) for v in value]
+    if not isinstance(value, Spec):
+        return value
+    # a task's own ``weights`` are the factors of its losses
+    is_task = inspect.isclass(value.target) and issubclass(value.target, Task)
+    fixed = {} if is_task else _NO_WEIGHTS
+    kwargs = {name: fixed.get(name, argument) for name, argument in value.kwargs.items()}
+    return Spec(value.target, **_without_weights(kwargs))
 
 
 _BUILDER_FOLDERS = {"models", "backbones", "heads"}
