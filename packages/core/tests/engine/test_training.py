@@ -393,6 +393,24 @@ def test_weights_to_start_from_are_reported_tensor_by_tensor(
         )
 
 
+def test_a_run_resumed_before_its_first_checkpoint_begins_with_its_weights(
+    toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = train(toy(iterations=2, val=None), tmp_path / "a", progress=False)
+    config = toy(iterations=2, val=None, init_from=str(first.last_checkpoint))
+    train(config, tmp_path / "b", resume=True)
+    said = capsys.readouterr().err
+    assert "init_from" in said
+    assert "resuming" not in said
+
+
+def test_going_on_with_a_run_and_removing_it_exclude_each_other(toy: Toy, tmp_path: Path) -> None:
+    train(toy(iterations=2, val=None), tmp_path, progress=False)
+    with pytest.raises(ConfigError, match=r"--resume goes on .* choose one"):
+        train(toy(iterations=2, val=None), tmp_path, resume=True, overwrite=True, progress=False)
+    assert (tmp_path / "last.safetensors").exists()
+
+
 def test_smoke_runs_a_few_steps_of_everything(toy: Toy, tmp_path: Path) -> None:
     summary = train(smoke(toy(iterations=9_999)), tmp_path, progress=False)
     assert (summary.step, summary.best is not None) == (4, True)

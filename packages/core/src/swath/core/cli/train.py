@@ -78,7 +78,7 @@ def train(
         engine.smoke(loaded) if smoke else loaded,
         folder,
         resume=resume,
-        overwrite=overwrite or (smoke and run_dir is None),
+        overwrite=overwrite or (smoke and run_dir is None and not resume),
         device=device,
         trackers=track or (),
         profile=profile,

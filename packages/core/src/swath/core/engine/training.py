@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.utils.data import IterableDataset
 
+from swath.core.checkpoint.fetch import locate
 from swath.core.checkpoint.safe import load_file
 from swath.core.config import TrainConfig
 from swath.core.engine import distributed
@@ -112,6 +113,8 @@ def train(
         CheckpointError: If there is nothing whole to resume from.
     """
     check_trackers(trackers)
+    if resume and overwrite:
+        raise ConfigError("--resume goes on with a run and --overwrite removes it; choose one")
     world = distributed.launched()
     if world.size > 1 and device is None and torch.cuda.is_available():
         device = f"cuda:{world.local_rank}"
@@ -123,7 +126,7 @@ def train(
             folder,
             world,
             picked,
-            resume=distributed.restarted() or (resume and not overwrite),
+            resume=distributed.restarted() or resume,
             overwrite=overwrite and not distributed.restarted(),
             until=until,
             trackers=trackers,
@@ -149,6 +152,7 @@ def _train(
     if world.main:
         _check_folder(folder, config, resume, overwrite)
     distributed.wait_for_all(world)
+    resume = resume and bool(folder.steps())  # without a checkpoint the run begins
     seed_everything(config.seed)
     task: Task = _expect(config.task.build(), Task, "task")
     model: nn.Module = _expect(config.model.build(), nn.Module, "model")
@@ -412,7 +416,7 @@ def _place(
 
 def _initialise(model: nn.Module, path: str) -> str:
     """Load the weights whose name and shape fit; say what was and what wasn't."""
-    weights = load_file(path)
+    weights = load_file(locate(path))
     own = model.state_dict()
     fitting = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
     if not fitting:
