@@ -57,6 +57,15 @@ def test_a_mean_without_an_unknown_class_is_refused() -> None:
         SegmentationTask(["sea", "ship"], mean_without=["shop"])
 
 
+def test_samples_without_masks_can_neither_train_nor_judge() -> None:
+    task = SegmentationTask("abc")
+    batch = task.collate([Sample(sample(4, 4).image, meta={"path": "test/9.png"})])
+    with pytest.raises(DataError, match=r"test/9\.png: .* without mask; take a split whose"):
+        task.losses(PerPixel(3), batch)
+    with pytest.raises(DataError, match="without mask"):
+        task.metrics().update(task.predict(PerPixel(3), batch), batch)
+
+
 def test_samples_without_masks_collate_for_prediction() -> None:
     assert "mask" not in SegmentationTask("abc").collate([Sample(sample(4, 4).image)])
 

@@ -163,6 +163,24 @@ def test_coco_gives_boxes_and_outlines(tmp_path: Path, images: Path) -> None:
     assert (empty["boxes"].shape, empty["instances"].shape) == ((0, 4), (0, HEIGHT, WIDTH))
 
 
+def test_coco_tells_images_of_one_name_in_two_folders_apart(tmp_path: Path) -> None:
+    content = {
+        "images": [{"id": 1, "file_name": "1.png"}, {"id": 2, "file_name": "sub/1.png"}],
+        "categories": [{"id": 1, "name": "ship"}],
+        "annotations": [
+            {"id": i, "image_id": i, "category_id": 1, "bbox": [i, 0, 4, 4]} for i in (1, 2)
+        ],
+    }
+    (tmp_path / "sub").mkdir()
+    for entry in content["images"]:
+        Image.new("RGB", (16, 16)).save(tmp_path / str(entry["file_name"]))
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(content))
+    dataset = CocoJson(path, tmp_path)
+    found = {i: o.targets["boxes"][0].tolist() for i, o in zip(dataset.ids, dataset, strict=True)}
+    assert found == {"1": [1, 0, 5, 4], "sub/1": [2, 0, 6, 4]}
+
+
 def test_compressed_run_lengths_are_those_of_coco() -> None:
     from_text = draw_segmentation({"size": [5, 4], "counts": "63;"}, (5, 4), "a.json")
     plain = draw_segmentation({"size": [5, 4], "counts": [6, 3, 11]}, (5, 4), "a.json")

@@ -196,6 +196,7 @@ def faults(tmp_path: Path, image: Path) -> dict[str, tuple[dict[str, Any], str]]
     small = raster(tmp_path / "small.tif", values[:, :9], Affine.identity(), crs=None)
     (tmp_path / "bad.gpkg").write_text("nothing")
     base: dict[str, Any] = {"raster": image, "labels": labels}
+    coloured = {"protocol": Protocol(("a", "b"), mapping=(((255, 0, 0), 0), ((0, 255, 0), 1)))}
     use = base | {"attribute": "use"}
     return {
         "no CRS": (base | {"raster": nowhere}, "has no CRS and transform"),
@@ -208,6 +209,7 @@ def faults(tmp_path: Path, image: Path) -> dict[str, tuple[dict[str, Any], str]]
         "burn alone": (base | {"burn": {"roof": 1}}, "burn needs the attribute"),
         "tile": (base | {"tile_px": 0}, "tile_px=0"),
         "rows": (base | {"rows": (0.5, 0.5)}, "two rising fractions"),
+        "colours": (base | coloured | {"labels": image}, "this protocol lists colours"),
         "grids": (base | {"labels": small}, "can't be matched"),
     }
 
@@ -215,7 +217,7 @@ def faults(tmp_path: Path, image: Path) -> dict[str, tuple[dict[str, Any], str]]
 @pytest.mark.parametrize(
     "name",
     ["no CRS", "elsewhere", "missing", "damaged", "attribute", "class", "burn", "burn alone",
-     "tile", "rows", "grids"],
+     "tile", "rows", "colours", "grids"],
 )  # fmt: skip
 def test_faults_are_one_line(tmp_path: Path, image: Path, name: str) -> None:
     arguments, message = faults(tmp_path, image)[name]

@@ -15,8 +15,9 @@ from swath.core.data import prepare as module
 from swath.core.data.catalogue import load_dataset
 from swath.core.data.check import check_known
 from swath.core.data.detection import read_dota
-from swath.core.data.prepare import MANIFEST, prepare, starts
+from swath.core.data.prepare import MANIFEST, prepare
 from swath.core.errors import DataError
+from swath.core.geo.windows import starts
 
 # impervious, building, low vegetation, tree, car, clutter, and the boundary of noBoundary labels
 ISPRS = np.array(
@@ -166,6 +167,15 @@ def test_dota_objects_move_with_their_tiles(tmp_path: Path) -> None:
     assert done.tiles == len(train) + len(tiles)
     samples = load_dataset("dota", out, "train", "v1.0")
     assert len(samples[0].targets["boxes"]) == 2
+
+
+def test_scenes_whose_labels_are_not_public_are_cut_too(tmp_path: Path) -> None:
+    dota(tmp_path / "raw")
+    save(tmp_path / "raw/test-dev/images/P0009.png", noise(40, 50))
+    prepare("dota", tmp_path / "raw", tmp_path / "out", size=100, overlap=20)
+    assert [p.stem for p in (tmp_path / "out/test-dev/images").iterdir()] == ["P0009__100__0___0"]
+    everything = load_dataset("dota", tmp_path / "out", "all")
+    assert "boxes" not in everything[everything.ids.index("P0009__100__0___0")].targets
 
 
 def test_no_object_of_dota_is_lost_where_overlap_exceeds_its_size(tmp_path: Path) -> None:

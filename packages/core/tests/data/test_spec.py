@@ -59,6 +59,16 @@ def test_a_split_without_public_labels_comes_without(root: Path) -> None:
     assert [item.label for item in SPEC.items(root, "test")[1]] == [None]
 
 
+def test_only_the_labels_of_such_a_split_may_be_absent_among_all(root: Path) -> None:
+    for split in ("Test", "Val"):
+        image = root / f"toy/{split}/u/img/9_9_9.png"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        image.touch()
+    absent = [item for item in SPEC.items(root, "all")[1] if item.label is None]
+    assert [item.fields["split"] for item in absent] == ["Test"]
+    assert SPEC.may_lack_label(absent[0])
+
+
 def test_list_files_name_images_and_masks_relative_to_the_collection(root: Path) -> None:
     lines = "# comment\ntoy/Train/u/img/2_10_1.png toy/Train/u/lab/2_10_1.png\n\n"
     (root / "toy" / "mine.txt").write_text(lines)

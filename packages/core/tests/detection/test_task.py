@@ -85,6 +85,15 @@ def test_a_batch_holds_the_boxes_of_each_image() -> None:
     assert "boxes" not in task.collate([Sample(torch.zeros(3, 8, 8, dtype=torch.uint8))])
 
 
+def test_samples_without_boxes_can_neither_train_nor_judge() -> None:
+    task = DetectionTask(CLASSES)
+    batch = task.collate([Sample(torch.zeros(3, 8, 8, dtype=torch.uint8), meta={"id": "9"})])
+    with pytest.raises(DataError, match=r"9: .* without boxes; take a split whose labels"):
+        task.losses(nn.Identity(), batch)
+    with pytest.raises(DataError, match="without boxes"):
+        task.metrics().update([], batch)
+
+
 def test_horizontal_and_rotated_boxes_become_what_the_task_wants() -> None:
     corners = tv_tensors.BoundingBoxes(
         torch.tensor([[1, 2, 11, 6]]), format="XYXY", canvas_size=(64, 64)

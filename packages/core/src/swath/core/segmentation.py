@@ -13,7 +13,7 @@ from swath.core.inference.protocols import EvaluationMode
 from swath.core.metrics.segmentation import SegmentationMetrics
 from swath.core.palette import default_palette
 from swath.core.sample import Sample
-from swath.core.task import Batch, Task
+from swath.core.task import Batch, Task, labels_of
 
 
 class SegmentationTask(Task):
@@ -127,7 +127,8 @@ class SegmentationTask(Task):
         Raises:
             ConfigError: If the model's output doesn't have one channel per class.
         """
-        return self.losses_of(model(batch["image"]).float(), batch["mask"])
+        mask = labels_of(batch, "mask")
+        return self.losses_of(model(batch["image"]).float(), mask)
 
     def losses_of(self, logits: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """The same of logits that are there already.

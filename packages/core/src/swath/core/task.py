@@ -12,6 +12,7 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor, nn
 
+from swath.core.errors import DataError
 from swath.core.sample import Sample
 
 Batch = dict[str, Any]
@@ -41,8 +42,22 @@ class Metrics(Protocol):
 class Task(ABC):
     """What it means to train and judge a model for one kind of target.
 
-    Tasks that are several in one also have ``select(model, name) -> (model, task)``, which gives
-    the model and the task of one of them.
+    What follows is for some tasks only; core looks whether it is there.
+
+    ==============================  ==============================================================
+    ``select(model, name)``         The model and the task of one of several tasks in one.
+    ``with_classes(classes, ...)``  The same task for another vocabulary; may take ``background``.
+    ``with_text(text)``             The same task for a sentence.
+    ``with_protocol(protocol)``     The same task for how a data set's labels are read.
+    ``data_sets(names)``            The data sets that short names and benchmarks stand for.
+    ``predictor``                   ``"module:Class"`` of the `Predictor` that it is asked through.
+    ``tile``, ``overlap``           Side and overlap of tiles in pixels where none are chosen.
+    ``activation``                  ``"sigmoid"`` for classes that don't exclude each other.
+    ``radiometry``                  What numbers an image holds, a `Radiometry`.
+    ``gsd_m``                       Ground sampling distance that it was made for, in metres.
+    ``palette``                     An RGB colour of each class, 0 to 255.
+    ``ignore_index``                Label of pixels that neither train nor count; else 255.
+    ==============================  ==============================================================
 
     Attributes:
         kind: ``"segmentation"``, ``"detection"``, ...: which result type comes out.
@@ -96,6 +111,22 @@ class Task(ABC):
             `swath.core.viz.page.Section` of each further card.
         """
         return ()
+
+
+def labels_of(batch: Mapping[str, Any], name: str) -> Any:
+    """What a batch's samples are to be judged by, such as ``"mask"`` or ``"boxes"``.
+
+    Raises:
+        DataError: If not all of them have it.
+    """
+    if name not in batch:
+        first = (batch.get("meta") or [{}])[0]
+        where = first.get("path") or first.get("id") or "a batch"
+        raise DataError(
+            f"{where}: it, or a sample beside it, comes without {name}; take a split whose labels "
+            "are public"
+        )
+    return batch[name]
 
 
 def to_device(batch: Batch, device: torch.device | str) -> Batch:

@@ -19,7 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swath.core.data.catalogue import dataset_spec
-from swath.core.data.detection import READERS, DetectionItems, Objects, read_coco
+from swath.core.data.detection import (
+    READERS,
+    DetectionItems,
+    Objects,
+    coco_objects,
+    read_coco,
+)
 from swath.core.data.readers import LabelReader, find_images, read_array, resolve_root
 from swath.core.data.spec import DatasetSpec, Item, Layout, Protocol, read_list
 from swath.core.errors import DataError
@@ -375,16 +381,13 @@ class _Inspector:
 
     def _boxes(self, item: Item, label: Path, shape: tuple[int, int] | None, seen: _Seen) -> None:
         try:
-            if self.kind == "coco":
-                objects = (
-                    self._coco.get(item.image.name) or self._coco[f"{item.id}{item.image.suffix}"]
-                )
-            else:
-                objects = READERS[self.kind](label)
+            coco = self.kind == "coco"
+            objects = coco_objects(self._coco, item) if coco else READERS[self.kind](label)
+            if objects is None:
+                found = Finding("missing", str(item.image), f"isn't listed in {label}")
+                seen.findings.append(found)
+                return
             labels = self._matcher.labels(objects, label)
-        except KeyError:
-            seen.findings.append(Finding("missing", str(item.image), f"isn't listed in {label}"))
-            return
         except DataError as error:
             seen.findings.append(_finding("label", label, error))
             return

@@ -4,7 +4,7 @@ import json
 import math
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -295,11 +295,10 @@ class DetectionItems:
             return Objects()
         if self.kind != "coco":
             return READERS[self.kind](item.label)
-        found = self._coco[item.label]
-        for name in (item.image.name, f"{item.id}{item.image.suffix}"):
-            if name in found:
-                return found[name]
-        raise DataError(f"{item.label}: has no image called {item.image.name}")
+        found = coco_objects(self._coco[item.label], item)
+        if found is None:
+            raise DataError(f"{item.label}: has no image called {item.image.name}")
+        return found
 
     def labels(self, objects: Objects, where: object) -> list[int]:
         """Class index of each object.
@@ -486,6 +485,16 @@ class CocoJson(DetectionItems):
             classes = [c["name"] for c in sorted(categories, key=lambda c: c["id"])]
         items = [Item(Path(name).with_suffix("").as_posix(), folder / name, path) for name in files]
         super().__init__(items, Protocol(tuple(classes)), "coco")
+
+
+def coco_objects(listed: Mapping[str, Objects], item: Item) -> Objects | None:
+    """What a COCO file says of an image; files name images with their folders, or without.
+
+    Args:
+        listed: Objects by file name, from `read_coco`.
+        item: The image.
+    """
+    return listed.get(f"{item.id}{item.image.suffix}", listed.get(item.image.name))
 
 
 def draw_segmentation(segmentation: Any, size: tuple[int, int], where: object) -> NDArray[np.uint8]:

@@ -21,6 +21,7 @@ from swath.core.data.readers import LabelReader, resolve_root
 from swath.core.data.spec import Protocol
 from swath.core.errors import DataError, suggest
 from swath.core.geo.raster import RasterInfo, open_raster
+from swath.core.geo.windows import starts
 from swath.core.progress import track
 from swath.core.sample import Sample
 
@@ -280,6 +281,11 @@ class _LabelRaster:
 
     def __init__(self, path: Path, info: RasterInfo, reader: LabelReader) -> None:
         self._path, self._reader = path, reader
+        if reader.protocol.coloured:
+            raise DataError(
+                f"{path}: a label raster's first band is read as numbers, and this protocol lists "
+                "colours; give one that lists numbers"
+            )
         with open_raster(path) as labels:
             own = labels.info
         self._nodata = own.nodata
@@ -344,15 +350,9 @@ def _windows(
     first, last = (round(info.height * fraction) for fraction in rows)
     return [
         Window(left, first + top, min(tile_px, info.width), min(tile_px, last - first))
-        for top in _starts(last - first, tile_px, stride)
-        for left in _starts(info.width, tile_px, stride)
+        for top in starts(last - first, tile_px, stride)
+        for left in starts(info.width, tile_px, stride)
     ]
-
-
-def _starts(length: int, tile_px: int, stride: int) -> list[int]:
-    """Starts of windows that cover a length; the last one ends at its end."""
-    end = max(length - tile_px, 0)
-    return sorted({*range(0, end, stride), end})
 
 
 def _seen(info: RasterInfo, windows: list[Window], *, progress: bool) -> list[Window]:

@@ -6,7 +6,6 @@ interrupted run goes on where it stopped and a second run has nothing to do.
 """
 
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -27,6 +26,7 @@ from swath.core.data.spec import DatasetSpec, Item, Layout, Protocol
 from swath.core.errors import DataError
 from swath.core.files import atomic_path
 from swath.core.geo.raster import Raster, open_raster
+from swath.core.geo.windows import starts
 from swath.core.progress import Bar
 
 MANIFEST = "prepared.jsonl"
@@ -206,12 +206,6 @@ def prepare(
     return Prepared(len(manifest.entries), skipped, manifest.tiles)
 
 
-def starts(length: int, size: int, step: int) -> list[int]:
-    """Where windows begin along one axis: every ``step`` pixels, the last one at the border."""
-    count = 1 if length <= size else math.ceil((length - size) / step) + 1
-    return [min(i * step, max(0, length - size)) for i in range(count)]
-
-
 def _recipe(name: str) -> Recipe:
     if name in RECIPES:
         return RECIPES[name]
@@ -255,9 +249,9 @@ def _scenes(
         if split is None or only not in (None, split):
             continue
         if item.label is not None and not item.label.is_file():
-            if split not in spec.unlabelled:
+            if not spec.may_lack_label(item):
                 raise DataError(f"{item.image}: its label {item.label} isn't there")
-            item = Item(item.id, item.image, None, item.fields)
+            item = replace(item, label=None)
         empty = False
         yield split, item
     if empty:

@@ -7,7 +7,7 @@ the files (`DatasetSpec`, `Layout`) and the meaning of the labels (`Protocol`) a
 import ast
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -256,14 +256,21 @@ class DatasetSpec:
                 f"{place}: split '{split}' of {self.name} is empty; expected {layout.images} with "
                 f"{dict(self.splits.get(split, {}))}"
             )
-        if split in self.unlabelled:
-            items = [
-                item
-                if item.label is None or item.label.is_file()
-                else Item(item.id, item.image, None, item.fields)
-                for item in items
-            ]
+        for index, item in enumerate(items):
+            public = split not in self.unlabelled and not self.may_lack_label(item)
+            if not public and item.label is not None and not item.label.is_file():
+                items[index] = replace(item, label=None)
         return layout, items
+
+    def may_lack_label(self, item: Item) -> bool:
+        """Whether an item is, by its fields, of one of the ``unlabelled`` splits."""
+        for split in self.unlabelled:
+            for name, values in self.splits.get(split, {}).items():
+                if name in item.fields:  # the first field that is there decides
+                    if item.fields[name] in values:
+                        return True
+                    break
+        return False
 
     def _list_file(self, layout: Layout, root: Path, split: str) -> Path | None:
         if split.endswith(".txt"):

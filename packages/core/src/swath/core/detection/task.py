@@ -15,7 +15,7 @@ from swath.core.palette import default_palette
 from swath.core.sample import Sample
 from swath.core.segmentation import collate_images
 from swath.core.structures import Detections, RotatedBoxes
-from swath.core.task import Batch, Task
+from swath.core.task import Batch, Task, labels_of
 from swath.kernels import boxes_to_hbb, hbb_to_boxes
 
 
@@ -142,7 +142,7 @@ class DetectionTask(Task):
         self.check_classes(getattr(model, "num_classes", len(self.classes)))
         learnt = [
             self.large_enough(boxes, labels)
-            for boxes, labels in zip(batch["boxes"], batch["labels"], strict=True)
+            for boxes, labels in zip(labels_of(batch, "boxes"), batch["labels"], strict=True)
         ]
         boxes, labels = [b for b, _ in learnt], [n for _, n in learnt]
         losses: dict[str, Tensor] = model(batch["image"], batch["sizes"], boxes, labels)

@@ -1,5 +1,6 @@
 """Cutting a raster into windows."""
 
+import math
 from collections.abc import Iterator
 
 from rasterio.windows import Window
@@ -41,3 +42,9 @@ def grid(height: int, width: int, size: int) -> Iterator[Window]:
     for top, bottom in split(height, size):
         for left, right in split(width, size):
             yield Window(left, top, right - left, bottom - top)
+
+
+def starts(length: int, size: int, step: int) -> list[int]:
+    """Where windows begin along one axis: every ``step`` pixels, the last one at the border."""
+    count = 1 if length <= size else math.ceil((length - size) / step) + 1
+    return [min(i * step, max(0, length - size)) for i in range(count)]

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from swath.core.errors import ConfigError, DataError
 from swath.core.structures import Detections
+from swath.core.task import labels_of
 
 Protocol = Literal["voc07", "voc12", "coco"]
 Floats = NDArray[np.float64]
@@ -121,7 +122,7 @@ class DetectionMetrics:
         absent = [None] * len(predictions)
         rows = zip(
             predictions,
-            batch["boxes"],
+            labels_of(batch, "boxes"),
             batch["labels"],
             batch.get("difficult") or absent,
             batch.get("areas") or absent,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from swath.core.errors import DataError
+from swath.core.task import labels_of
 
 MATRIX_LIMIT = 4096
 """Above so many classes only the three margins are kept: they suffice for every figure here."""
@@ -210,7 +211,7 @@ class SegmentationMetrics:
             batch: Holds ``"mask"`` ``(B, H, W)``; the part right of and below ``(h, w)`` is what
                 `SegmentationTask.collate` padded and is left out.
         """
-        for prediction, mask in zip(predictions, batch["mask"], strict=True):
+        for prediction, mask in zip(predictions, labels_of(batch, "mask"), strict=True):
             indices = prediction.argmax(0) if prediction.ndim == 3 else prediction
             height, width = indices.shape
             self.confusion.update(indices, mask[:height, :width].to(indices.device))
