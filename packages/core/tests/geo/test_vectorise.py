@@ -200,3 +200,18 @@ def test_refuses_what_it_cannot_write_or_read(tmp_path: Path) -> None:
         vectorise(path, tmp_path / "m.shp")
     with pytest.raises(RasterError, match="float32 numbers, not class indices"):
         vectorise(np.zeros((9, 9), np.float32), tmp_path / "m.gpkg")
+
+
+def test_the_suffix_may_be_in_capitals(tmp_path: Path) -> None:
+    mask = np.ones((20, 20), np.uint8)
+    out = tmp_path / "m.GPKG"
+    vectorise(write(tmp_path / "m.tif", mask), out)
+    assert out.read_bytes().startswith(b"SQLite")
+    assert gpd.read_file(out, engine="pyogrio").crs.to_epsg() == 32633
+
+
+def test_values_below_the_classes_are_left_out() -> None:
+    mask = np.full((20, 20), -1, np.int16)
+    mask[5:10, 5:10] = 1
+    assert to_geodataframe(mask, classes=CLASSES)["class"].tolist() == ["field"]
+    assert sorted(to_geodataframe(mask)["class_id"]) == [-1, 1]

@@ -45,16 +45,18 @@ def vectorise(
     count = run(
         mask,
         out,
-        classes=classes.split(",") if classes else None,
-        skip=[int(s) if s.isdecimal() else s for s in skip.split(",") if s]
-        if skip is not None
-        else None,
+        classes=_items(classes) if classes else None,
+        skip=None if skip is None else [int(s) if s.isdecimal() else s for s in _items(skip) if s],
         min_area_px=min_area_px,
         simplify_px=simplify_px,
         progress=True,
     )
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"[green]written[/] {out}: {count} polygons")
+
+
+def _items(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",")]
 
 
 app.command("vectorize", hidden=True)(vectorise)

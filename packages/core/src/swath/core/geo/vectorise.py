@@ -84,8 +84,9 @@ def vectorise(
     with ExitStack() as stack:
         source = _open(mask, info, stack)
         names = _names(source, classes)
-        place = _Place(source.info, degrees=out.suffix.lower() == ".geojson")
-        write = stack.enter_context(_gpkg(out, place) if out.suffix == ".gpkg" else _geojson(out))
+        degrees = out.suffix.lower() == ".geojson"
+        place = _Place(source.info, degrees=degrees)
+        write = stack.enter_context(_geojson(out) if degrees else _gpkg(out, place))
         for regions in _regions(source, names, skip, progress):
             found = place.features(regions, names, min_area_px, simplify_px)
             count += len(found.geometry)
@@ -207,7 +208,7 @@ def _regions(
         values, valid = source.read(window, [1])
         wanted = valid & ~np.isin(values[0], list(left_out))
         if names is not None:
-            wanted &= values[0] <= max(names, default=-1)
+            wanted &= (values[0] >= 0) & (values[0] <= max(names, default=-1))
         pieces = _trace(values[0], wanted, window.row_off)
         bottom = window.row_off + window.height
         done, groups, waiting = _join(
