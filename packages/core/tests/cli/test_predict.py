@@ -73,6 +73,15 @@ def test_writes_map_polygons_and_probabilities(
     assert swath(monkeypatch, "vectorise", out, "-o", tmp_path / "v.geojson", "--skip", "") == 0
     assert "polygons" in capsys.readouterr().out
     assert set(gpd.read_file(tmp_path / "v.geojson")["class"]) <= {"background", "building"}
+    without = [out, "-o", tmp_path / "w.geojson", "--skip", "background, building"]
+    assert swath(monkeypatch, "vectorise", *without) == 0
+    assert "0 polygons" in capsys.readouterr().out
+
+    (tmp_path / "n_probabilities.tif").write_bytes(b"somebody's")
+    arguments = [checkpoint, image, "-o", tmp_path / "n.tif", "--probabilities"]
+    assert swath(monkeypatch, "predict", *arguments) == 2
+    assert "n_probabilities.tif exists" in capsys.readouterr().err
+    assert (tmp_path / "n_probabilities.tif").read_bytes() == b"somebody's"
 
 
 def test_several_images_go_to_a_folder_and_one_bad_one_stops_nothing(

@@ -66,6 +66,12 @@ def write(path: Path, array: np.ndarray, **profile) -> Path:
     return path
 
 
+class Objects(SegmentationTask):
+    """Says that it finds objects."""
+
+    kind = "detection"
+
+
 class Both(SegmentationTask):
     """Two tasks in one: the bands as they are, and the other way round."""
 
@@ -152,6 +158,20 @@ def test_the_file_has_the_georeference_of_the_image(tmp_path: Path) -> None:
     np.testing.assert_array_equal(result.mask, expected)
     assert result.counts.sum() == (expected != 255).sum()
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["a.tif", "m.tif", "m.tif.aux.xml"]
+
+
+def test_probabilities_that_would_be_lost_are_refused(tmp_path: Path) -> None:
+    image = np.ones((8, 8, 3), np.uint8)
+    with pytest.raises(ConfigError, match=r"m\.png: probabilities are written beside a \.tif only"):
+        predictor().predict(image, out=tmp_path / "m.png", probabilities=True)
+    finds = Predictor(Brightest(), Objects(["a", "b", "c"], radiometry()))
+    with pytest.raises(ConfigError, match="not of detection results; leave them out"):
+        finds.predict(image, probabilities=True)
+
+
+def test_a_checkpoint_takes_no_other_weights() -> None:
+    with pytest.raises(ConfigError, match=r"a\.safetensors brings its own weights; leave b"):
+        load_model("a.safetensors", weights="b.pth")
 
 
 @pytest.mark.parametrize(("kind", "tolerance"), [("float32", 1e-6), ("uint8", 0.5 / 254 + 1e-6)])

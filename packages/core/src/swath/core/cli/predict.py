@@ -149,6 +149,7 @@ def predict(
     numbers = _numbers(bands)
 
     from swath.core.inference.predictor import load_model
+    from swath.core.inference.results import probabilities_path
 
     predictor = load_model(model, weights=weights, device=device, task=task)
     if save_cost_maps and not hasattr(predictor, "cost_maps"):
@@ -162,7 +163,8 @@ def predict(
         target.with_name(f"{image.stem}_cost_maps") if save_cost_maps else None
         for image, target in zip(images, targets, strict=True)
     ]
-    for path in filter(None, [*targets, *costs, vector]):
+    beside = [probabilities_path(target) for target in targets] if probabilities else []
+    for path in filter(None, [*targets, *beside, *costs, vector]):
         if path.exists() and not overwrite:
             raise ConfigError(f"{path} exists; choose another name or say --overwrite")
     options: dict[str, Any] = {

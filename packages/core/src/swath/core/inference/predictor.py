@@ -162,6 +162,8 @@ class Predictor:
         if target is not None:
             check_format(target, task.kind)
             streamed = target if target.suffix.lower() in RASTER_SUFFIXES else None
+        if probabilities:
+            _check_probabilities(task, target)
         if device is not None:
             self.to(device)
         with ExitStack() as stack:
@@ -314,6 +316,10 @@ def load_model(
     if is_remote(text) or Path(text).suffix or Path(text).exists():
         from swath.core.checkpoint.store import load_pair
 
+        if weights is not None:
+            raise ConfigError(
+                f"{text} brings its own weights; leave {weights} out, or name the model it is for"
+            )
         model, made_for, metadata = load_pair(locate(text), device=place)
     else:
         from swath.core import zoo
@@ -323,6 +329,17 @@ def load_model(
     kind = resolve(getattr(made_for, "predictor", f"{__name__}:Predictor"))
     predictor: Predictor = kind(model, made_for, metadata.get("card"))
     return predictor if task is None else predictor.for_task(task)
+
+
+def _check_probabilities(task: Task, target: Path | None) -> None:
+    if task.kind != "segmentation":
+        raise ConfigError(
+            f"probabilities are kept of class maps, not of {task.kind} results; leave them out"
+        )
+    if target is not None and target.suffix.lower() not in RASTER_SUFFIXES:
+        raise ConfigError(
+            f"{target}: probabilities are written beside a .tif only; name the result *.tif"
+        )
 
 
 def _fast(model: nn.Module) -> nn.Module:

@@ -258,6 +258,11 @@ def check_format(path: Path, kind: str) -> None:
         )
 
 
+def probabilities_path(out: Path) -> Path:
+    """Where the class probabilities of a class map go."""
+    return out.with_name(f"{out.stem}_probabilities.tif")
+
+
 class Sink(Protocol):
     """Takes the finished parts of a class map."""
 
@@ -287,7 +292,7 @@ def segmentation_sink(scene: Scene) -> Iterator[Sink]:
         if scene.probabilities:
             probabilities = stack.enter_context(
                 RasterWriter(
-                    scene.out.with_name(f"{scene.out.stem}_probabilities.tif"),
+                    probabilities_path(scene.out),
                     scene.info,
                     count=len(classes),
                     dtype=scene.probabilities,
