@@ -2,6 +2,7 @@ import copy
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ import torch
 
 from swath.core import plugins, zoo
 from swath.core.backbones.vit import ViT
-from swath.core.checkpoint.store import load_pair
+from swath.core.checkpoint.store import describe, load_pair
 from swath.core.errors import CheckpointError, ConfigError
 from swath.core.models.segmentation import official_keys, s4p_segmenter
 from swath.core.zoo import ModelCard
@@ -106,3 +107,23 @@ def test_other_classes_than_the_files_are_refused(official: Path, tmp_path: Path
     with pytest.raises(CheckpointError, match=r"classifier\.weight \(16, 256, 1, 1\)"):
         zoo.convert(official, "s4p-vit-b", out, classes=("a", "b"))
     assert not out.exists()
+
+
+def test_other_classes_drop_the_cards_colours_and_nothing_else(
+    official: Path, tmp_path: Path
+) -> None:
+    kwargs = {"palette": zoo.ISAID_PALETTE, "ignore_index": 7, "dice_weight": 0.5}
+    zoo.cards()["mine"] = replace(zoo.card("s4p-vit-b"), name="mine", task_kwargs=kwargs)
+    zoo.convert(official, "mine", tmp_path / "x.safetensors", classes=tuple("abcdefghijklmnop"))
+    task = describe(tmp_path / "x.safetensors")["task"]
+    assert "palette" not in task
+    assert (task["ignore_index"], task["dice_weight"]) == (7, 0.5)
+
+
+@pytest.mark.parametrize("name", ["s4p-vit-l", "swath-small"])
+def test_a_checkpoint_of_another_model_is_refused(
+    official: Path, tmp_path: Path, name: str
+) -> None:
+    zoo.convert(official, "s4p-vit-b", tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match=f"holds s4p-vit-b, not '{name}'; give the file"):
+        zoo.load(name, tmp_path / "x.safetensors")

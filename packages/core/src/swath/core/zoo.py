@@ -193,10 +193,26 @@ def load(
         return load_pair(found.builtin_path(), device)
     file = locate(weights)
     if "swath" in read_metadata(file):
+        _check_kind(found, file)
         return load_pair(file, device)
     model, model_spec, task_spec, about = _load_official(found, file, classes)
     description = {"model": to_data(model_spec), "task": to_data(task_spec), "card": about}
     return model.to(device).eval(), task_spec.build(), description
+
+
+def _check_kind(found: ModelCard, path: Path) -> None:
+    """Refuse a checkpoint of ours that holds another model than the card's."""
+    from swath.core.checkpoint.store import describe
+    from swath.core.spec import target_name
+
+    description = describe(path)
+    holds, named = description["model"].get("_target_"), description["card"].get("name")
+    wanted = found.builder and target_name(plugins.resolve(found.builder))
+    if holds != wanted or (named in cards() and named != found.name):
+        other = named if named in cards() else holds
+        raise CheckpointError(
+            f"{path}: holds {other}, not '{found.name}'; give the file in place of the name"
+        )
 
 
 def convert(
@@ -251,8 +267,9 @@ def _load_official(
             model_spec["num_classes"] = len(names)
     elif classes:
         raise ConfigError(f"'{found.name}' takes no other classes; leave them out")
-    for name, value in {} if classes else found.task_kwargs.items():
-        task_spec[name] = from_data(value)
+    for name, value in found.task_kwargs.items():
+        if not (classes and name == "palette"):  # the card's colours are those of its classes
+            task_spec[name] = from_data(value)
     state = load_file(path)
     if found.converter is not None:
         state = plugins.resolve(found.converter)(state)
