@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from swath.core.backbones.vit import ViT
 from swath.core.engine.pieces import adamw_cosine, adamw_steps, sgd_poly
 from swath.core.errors import ConfigError
 
@@ -57,6 +58,54 @@ def test_layer_decay_follows_depth() -> None:
     rates = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
     weights = [model.patch_embed, *model.blocks, model.head]
     assert [rates[id(m.weight)] for m in weights] == [0.125, 0.25, 0.5, 1.0]
+
+
+class Segmenter(nn.Module):
+    """A backbone below a head that has numbered layers too."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.ModuleDict({"layers": nn.ModuleList([nn.Linear(2, 2)])})
+
+
+def rates(model: nn.Module) -> dict[str, float]:
+    optimizer = adamw_cosine(lr=1.0, layer_decay=0.5).build()(model, 1).optimizer
+    found = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
+    return {name: found[id(parameter)] for name, parameter in model.named_parameters()}
+
+
+def test_layer_decay_follows_the_layers_of_a_vit() -> None:
+    vit = ViT(32, embed_dims=8, num_layers=4, num_heads=2, out_indices=(0, 1, 2, 3))
+    vit.cls_token.requires_grad_(True)
+    found = rates(Segmenter(vit))
+    parts = ["patch_embed.", *(f"layers.{i}." for i in range(4)), "fpn1."]
+    for place, begins in enumerate(parts):
+        rate = {v for k, v in found.items() if k.startswith(f"backbone.{begins}")}
+        assert rate == {2.0 ** (place - 5)}, begins
+    assert found["head.layers.0.weight"] == 1
+
+
+def test_layer_decay_counts_a_swins_blocks_over_its_stages() -> None:
+    stages = []
+    for number in range(2):
+        stage = nn.Module()
+        stage.blocks = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
+        stage.downsample = nn.Linear(2, 2) if number == 0 else None
+        stages.append(stage)
+    backbone = nn.Module()
+    backbone.patch_embed, backbone.layers = nn.Linear(2, 2), nn.ModuleList(stages)
+    found = rates(Segmenter(backbone))
+    expected = {
+        "patch_embed": 2**-5,
+        "layers.0.blocks.0": 2**-4,
+        "layers.0.blocks.1": 2**-3,
+        "layers.0.downsample": 2**-3,
+        "layers.1.blocks.0": 2**-2,
+        "layers.1.blocks.1": 2**-1,
+    }
+    assert {name: found[f"backbone.{name}.weight"] for name in expected} == expected
+    assert found["head.layers.0.weight"] == 1
 
 
 def test_frozen_parameters_are_left_out() -> None:

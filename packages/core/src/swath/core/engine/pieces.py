@@ -4,6 +4,7 @@ A config calls `adamw_cosine`, `adamw_steps` or `sgd_poly` and gets a `Spec`, so
 in it can be overridden (``--set optimizer.lr=1e-4``) and is saved with the run.
 """
 
+import bisect
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -246,7 +247,12 @@ def _with_warmup(
 _UNDECAYED = re.compile(
     r"(pos_embed|position_embedding|cls_token|register_tokens|rel_pos|relative_position_bias)"
 )
-_BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
+# what ends a stage, a block in one, or a block by itself: layers.0.downsample and layers.0.blocks.1
+# of a Swin, where timm's feature wrappers write layers_0, and layers.3 of a ViT
+_BLOCK = re.compile(
+    r"(?:^|\.)(?:(?:layers|stages)[._](?P<end>\d+)\.downsample|(?:(?:layers|stages)[._]"
+    r"(?P<stage>\d+)\.blocks|blocks|layers)\.(?P<block>\d+))\."
+)
 _EMBEDDING = re.compile(r"(?:^|\.)(patch_embed|pos_embed|cls_token|register_tokens)")
 
 
@@ -272,11 +278,20 @@ def _groups(
 
 
 def _rate_factors(names: list[str], layer_decay: float | None) -> Iterator[tuple[str, float]]:
-    blocks = {name: int(found.group(1)) for name in names if (found := _BLOCK.search(name))}
+    trunk = [name for name in names if "backbone." in name] or names  # a head may have blocks too
+    places = {name: _place(found) for name in trunk if (found := _BLOCK.search(name))}
+    blocks = sorted({place for place in places.values() if place[1] < math.inf})
     if layer_decay is not None and not blocks:
         raise ConfigError("layer_decay is for models with numbered blocks; set it to None")
-    last = max(blocks.values(), default=0) + 2
+    last = len(blocks) + 1
     for name in names:
         outside = 0 if _EMBEDDING.search(name) else last
-        depth = blocks[name] + 1 if name in blocks else outside
+        depth = bisect.bisect(blocks, places[name]) if name in places else outside
         yield name, (layer_decay or 1.0) ** (last - depth)
+
+
+def _place(found: re.Match[str]) -> tuple[int, float]:
+    """Stage and block; what ends a stage comes after all of its blocks, and counts as the last."""
+    if found["end"] is not None:
+        return int(found["end"]), math.inf
+    return int(found["stage"] or 0), int(found["block"])
