@@ -29,12 +29,15 @@ def test_maps_have_the_promised_channels_and_strides(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "vit_tiny_patch16_224"])
-def test_local_weights_are_loaded_strictly(name: str, tmp_path: Path) -> None:
+def test_local_weights_are_loaded_strictly(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
     full = timm.create_model(name)
     path = tmp_path / "timm.safetensors"
     save_file({k: v.contiguous() for k, v in full.state_dict().items()}, path)
-    model = TimmPyramid(name, img_size=224, weights=path)
+    monkeypatch.setenv("WEIGHTS", str(tmp_path))
+    model = TimmPyramid(name, img_size=224, weights="$WEIGHTS/timm.safetensors")
     first = next(v for k, v in full.state_dict().items() if k.endswith("weight"))
     assert any(v.shape == first.shape and v.equal(first) for v in model.body.state_dict().values())
     save_file({"something.else": torch.zeros(1)}, path)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from swath.core.backbones.vit import ChannelLayerNorm, DropPath, init_linear, patch_grid
+from swath.core.backbones.vit import ChannelLayerNorm, DropPath, Mlp, init_linear, patch_grid
 from swath.core.checkpoint.official import resize_position_embedding
 
 WINDOW = 7
@@ -203,24 +203,6 @@ class WindowAttention(nn.Module):
         pairs = self.relative_position_bias_table[self.relative_position_index.flatten()]
         swin = rearrange(pairs, "(q k) h -> h q k", q=WINDOW * WINDOW)
         return relative_bias(q, self.rel_pos_h, self.rel_pos_w) + swin
-
-
-class Mlp(nn.Module):
-    """Linear, exact GELU, Linear.
-
-    Args:
-        width: Channels C.
-        hidden: Channels in between.
-    """
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform tokens ``(B, N, C)``."""
-        x = self.fc2(F.gelu(self.fc1(x)))
-        return x
 
 
 class Block(nn.Module):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from swath.core.backbones.vit import DropPath, init_linear
+from swath.core.backbones.vit import DropPath, Mlp, init_linear
 from swath.core.checkpoint.official import load_strict
 
 MASKED = -100.0
@@ -93,25 +93,6 @@ class WindowAttention(nn.Module):
             x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
             x = x.unflatten(1, qkv.shape[2:4])
         x = self.proj(x.transpose(2, 3).flatten(3))  # (B, windows, heads, M * M, C / heads) before
-        return x
-
-
-class Mlp(nn.Module):
-    """Linear, exact GELU, Linear.
-
-    Args:
-        width: Channels C.
-        hidden: Channels in between.
-    """
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform tokens ``(..., C)``."""
-        x = self.fc2(F.gelu(self.fc1(x)))
         return x
 
 

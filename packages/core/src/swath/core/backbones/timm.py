@@ -8,6 +8,7 @@ import timm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from swath.core.checkpoint.fetch import locate
 from swath.core.checkpoint.official import load_strict
 from swath.core.checkpoint.safe import load_file
 from swath.core.errors import ConfigError, suggest
@@ -73,7 +74,7 @@ class TimmPyramid(nn.Module):
         if checkpointing and hasattr(self.body, "set_grad_checkpointing"):
             self.body.set_grad_checkpointing(True)
         if weights is not None:
-            self._load(Path(weights))
+            self._load(locate(weights))
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Maps ``(B, C_i, H / stride_i, W / stride_i)`` of an image whose sides fit ``pad_to``."""

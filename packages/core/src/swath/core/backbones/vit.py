@@ -65,8 +65,27 @@ class SelfAttention(nn.Module):
         return x
 
 
+class Mlp(nn.Module):
+    """Linear, exact GELU, Linear; the names that Swin, MAE and timm give its layers.
+
+    Args:
+        width: Channels C.
+        hidden: Channels in between.
+    """
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform tokens ``(..., C)``."""
+        x = self.fc2(F.gelu(self.fc1(x)))
+        return x
+
+
 class FeedForward(nn.Module):
-    """Linear, exact GELU, Linear.
+    """The same with the names that mmcv gives its layers.
 
     Args:
         width: Channels C.
