@@ -3,12 +3,14 @@ from collections import Counter
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from swath.core import plugins
 from swath.core.config import TrainConfig, config_header, config_names, load_config
 from swath.core.errors import ConfigError, DataError
 from swath.core.files import atomic_path
@@ -136,6 +138,18 @@ def test_an_unknown_name_is_answered_with_the_nearest(monkeypatch: pytest.Monkey
         load_config("scene-tiny")
     with pytest.raises(ConfigError, match="no such config file"):
         load_config("missing/run.py")
+
+
+@pytest.mark.parametrize("package", ["absent_parent.configs", "swath.core.absent", "json.decoder"])
+def test_configs_of_a_plugin_that_are_not_there_are_named_and_passed_over(
+    package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = config_names()
+    broken = plugins.Plugin("broken", SimpleNamespace(configs=(package,)))
+    installed = plugins.plugins()
+    monkeypatch.setattr(plugins, "plugins", lambda: (*installed, broken))
+    with pytest.warns(UserWarning, match=f"no package '{package}', which a plugin names"):
+        assert config_names() == shipped
 
 
 def test_every_shipped_config_says_how_to_run_it() -> None:

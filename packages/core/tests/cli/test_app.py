@@ -109,9 +109,12 @@ def test_a_bug_is_code_1_and_says_how_to_report_it(
     assert err.count("\n") == 1
 
 
-def test_an_interrupt_is_code_130(swath: Run, failing: Callable[..., None]) -> None:
-    failing(KeyboardInterrupt())
-    assert swath()[0] == 130
+def test_an_interrupt_is_one_line_and_code_130(swath: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("swath.core.config.config_names", interrupted)
+    assert swath("configs") == (130, "", "interrupted; nothing was left half-written\n")
 
 
 def test_debug_shows_the_traceback(

@@ -8,6 +8,7 @@ from torchvision import tv_tensors
 from swath.core.detection.task import DetectionTask
 from swath.core.sample import Sample
 from swath.core.segmentation import SegmentationTask
+from swath.core.task import Task
 from swath.core.viz.page import Section
 from swath.core.viz.report import headline, metrics_sections, read_log, training_report
 
@@ -57,6 +58,19 @@ def test_the_report_has_every_part(tmp_path: Path) -> None:
     for part in ("The run", "Training", "Classes", "Confusions", "Best examples", "Next"):
         assert f"<h2>{part}</h2>" in text
     assert path.stat().st_size < 5_000_000
+
+
+def test_the_next_commands_fit_the_run_and_the_task(tmp_path: Path) -> None:
+    assert "last.safetensors scene.tif --out mask.tif" in next_of(tmp_path, TASK)
+    (tmp_path / "best.safetensors").touch()
+    assert "best.safetensors scene.tif --out mask.tif" in next_of(tmp_path, TASK)
+    assert "mask" not in next_of(tmp_path, DetectionTask(["ship"]))
+
+
+def next_of(folder: Path, task: Task) -> str:
+    """The last part of a report."""
+    path = training_report(folder, {task.score: 0.5}, Threshold(), task, [])
+    return path.read_text(encoding="utf-8").rpartition("<h2>Next</h2>")[2]
 
 
 def test_the_worst_example_is_the_one_that_is_wrong(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pkgutil
 import sys
 import types
 import typing
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
@@ -208,8 +209,18 @@ def config_names() -> dict[str, str]:
     packages = [CORE_CONFIGS, *(c for p in plugins.plugins() for c in p.get("configs"))]
     found: dict[str, str] = {}
     for package in packages:
-        spec = importlib.util.find_spec(package)
-        for module in pkgutil.iter_modules(spec.submodule_search_locations if spec else None):
+        try:
+            spec = importlib.util.find_spec(package)
+        except Exception:  # finding a package imports its parents, which is foreign code
+            spec = None
+        if spec is None or spec.submodule_search_locations is None:
+            warnings.warn(
+                f"no package '{package}', which a plugin names for its configs; update or remove "
+                "that plugin",
+                stacklevel=2,
+            )
+            continue
+        for module in pkgutil.iter_modules(spec.submodule_search_locations):
             if not module.name.startswith("_"):
                 found.setdefault(module.name, f"{package}.{module.name}")
     return found

@@ -64,6 +64,14 @@ class Verbs(TyperGroup):
             self.commands[name] = typer.main.get_command(resolve(_added()[name]))
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb; typer would end an interrupted one with code 1."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("interrupted; nothing was left half-written", err=True)
+            raise typer.Exit(130) from None
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Usage, options and verbs."""
         super(TyperGroup, self).format_help(ctx, formatter)
@@ -118,7 +126,7 @@ def root(
         typer.Option("--version", help="Show the version.", is_eager=True, callback=_version),
     ] = False,
 ) -> None:
-    """Remote-sensing vision models on real imagery: train, test, predict, export.
+    """Remote-sensing vision models on real imagery: train, test, predict.
 
     Start with `swath demo`: it trains a small model in minutes and shows what comes out.
     """
@@ -134,9 +142,6 @@ def main() -> None:
             raise
         _complain("error", str(error))
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; nothing was left half-written", err=True)
-        sys.exit(130)
     except Exception as error:
         if debug:
             raise

@@ -12,7 +12,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from swath.core.cli.app import app
-from swath.core.errors import DataError
+from swath.core.errors import ConfigError, DataError
 from swath.core.plugins import plugins, resolve
 
 if TYPE_CHECKING:
@@ -117,6 +117,8 @@ def check(
     """
     from swath.core.data.check import check_folders, check_known
 
+    own = {"--images": images, "--masks": labels, "--classes": classes, "--list": lists}
+    _refuse_unused(root, own, kind, {"--split": split, "--protocol": protocol})
     if root is not None:
         report = check_known(name, root, split=split, protocol=protocol, progress=not as_json)
     else:
@@ -162,6 +164,9 @@ def preview(
     from swath.core.data.catalogue import load_dataset
     from swath.core.data.preview import contact_sheet
 
+    own = {"--images": images, "--masks": labels, "--classes": classes}
+    listed = {"--split": split} if kind == "coco" else {}
+    _refuse_unused(root, own, kind, {**listed, "--protocol": protocol})
     if root is not None:
         dataset = load_dataset(name, root, split or "all", protocol)
     else:
@@ -238,6 +243,19 @@ def unpack(
 
     files = extract(archive, target, max_bytes=int(max_gb * 2**30), progress=True)
     typer.echo(f"{target}: {len(files)} files")
+
+
+def _refuse_unused(
+    root: Path | None, own: dict[str, Any], kind: str, known: dict[str, Any]
+) -> None:
+    """Refuse options of folders of one's own for a named set, and the other way round."""
+    if root is not None:
+        unused, what = {**own, "--format": kind != "mask"}, "a named set, whose files are known"
+    else:
+        unused, what = known, "a folder of your own"
+    given = [option for option, value in unused.items() if value]
+    if given:
+        raise ConfigError(f"{' and '.join(given)} can't be used with {what}; leave it out")
 
 
 def _own_folder(

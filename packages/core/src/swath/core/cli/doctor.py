@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from swath.core.checkpoint.fetch import cache_folder
 from swath.core.cli.app import app
 
 _PACKAGES = (
@@ -63,7 +64,7 @@ def collect() -> dict[str, Any]:
     import torch
 
     memory = psutil.virtual_memory()
-    cache = _existing(Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")))
+    cache = _existing(cache_folder())
     facts: dict[str, Any] = {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",

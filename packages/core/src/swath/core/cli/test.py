@@ -154,7 +154,7 @@ def _on_data_sets(
     columns = list(figures["mean"])
     shown = Table("data set", "images", *columns, box=None, header_style="bold", pad_edge=False)
     for name, row in figures.items():
-        shown.add_row(name, str(row.get("images", "")), *(f"{row[c]:.4f}" for c in columns))
+        shown.add_row(name, str(row.get("images", "")), *(_number(row.get(c)) for c in columns))
     Console(highlight=False).print(shown)
     typer.echo(f"metrics  {written}")
 

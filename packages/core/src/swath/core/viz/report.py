@@ -237,8 +237,10 @@ def _palette(task: Task) -> Sequence[Colour]:
 
 def _default_commands(folder: Path, task: Task) -> dict[str, str]:
     best = folder / "best.safetensors"
-    if task.kind.startswith("detection"):
-        return {"Find objects in a GeoTIFF of your own": f"swath predict {best} scene.tif"}
+    if not best.exists():  # a run without validation
+        best = folder / "last.safetensors"
+    if task.kind != "segmentation":
+        return {"Try it on a GeoTIFF of your own": f"swath predict {best} scene.tif"}
     return {
         "Segment a GeoTIFF of your own": f"swath predict {best} scene.tif --out mask.tif",
         "Turn the mask into polygons": "swath vectorise mask.tif --out mask.gpkg",
