@@ -1,14 +1,11 @@
 """Tiny copies laid out as their authors distribute them, cut into tiles and read again."""
 
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from swath.core.data import prepare as module
@@ -78,16 +75,6 @@ def isaid(root: Path) -> None:
             root / split / f"Semantic_masks/images/{name}_instance_color_RGB.png",
             colours[classes(70, 120, 3)],
         )
-
-
-@given(st.integers(1, 5000), st.integers(32, 1024), st.integers(1, 1024))
-def test_windows_cover_an_axis_and_stay_inside(length: int, size: int, step: int) -> None:
-    step = min(step, size)
-    found = starts(length, size, step)
-    assert found == sorted(set(found))
-    assert found[0] == 0
-    assert found[-1] == max(0, length - size)
-    assert all(b - a <= step for a, b in itertools.pairwise(found))
 
 
 def test_potsdam_gives_the_papers_numbers_of_crops() -> None:

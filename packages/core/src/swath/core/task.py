@@ -120,7 +120,7 @@ def labels_of(batch: Mapping[str, Any], name: str) -> Any:
         DataError: If not all of them have it.
     """
     if name not in batch:
-        first = (batch.get("meta") or [{}])[0]
+        first: Mapping[str, Any] = (batch.get("meta") or [{}])[0]
         where = first.get("path") or first.get("id") or "a batch"
         raise DataError(
             f"{where}: it, or a sample beside it, comes without {name}; take a split whose labels "
