@@ -2,6 +2,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -66,7 +67,7 @@ def test_beginning_late_gives_the_batches_that_come_then(turn: int, together: bo
 def test_processes_take_one_set_in_a_step_and_share_out_what_one_process_accumulates() -> None:
     shared = mixture(strategy=Random())
     ranks = [list(islice(shared.batches(5, 0, rank, 2), 10)) for rank in (0, 1)]
-    alone = list(islice(mixture(strategy=Random(), turn=2).batches(5, 0, 0, 1), 20))
+    alone = list(islice(shared.batches(5, 0, 0, 1, accumulate=2), 20))
     for step, (first, second) in enumerate(zip(*ranks, strict=True)):
         assert {n for n, _ in named(shared, first)} == {n for n, _ in named(shared, second)}
         assert [first, second] == alone[2 * step : 2 * step + 2]
@@ -78,6 +79,22 @@ def test_a_set_shorter_than_a_batch_gives_what_it_has_and_each_process_gets_a_fu
     assert sorted(index for _, index in alone) == [0, 1]
     of_two = [next(TaskMixture(parts).batches(0, 0, rank, 2)) for rank in (0, 1)]
     assert [len(keys) for keys in of_two] == [4, 4]
+
+
+def test_with_turns_of_one_batch_a_step_that_accumulates_mixes_data_sets() -> None:
+    taken = islice(mixture(turn=1).batches(0, 0, 0, 1, accumulate=3), 3)
+    names = [{name for name, _ in named(mixture(), keys)} for keys in taken]
+    assert names == [{"cls/a"}, {"det/b"}, {"seg/c"}]
+
+
+def test_a_pass_is_shuffled_once_and_one_that_is_left_out_never(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shuffled, shuffle = [], np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda s: shuffled.append(s) or shuffle(s))
+    data = TaskMixture({"cls/a": Part(Numbers(10), 2), "det/b": Part(Numbers(6), 2)})
+    next(islice(data.batches(3, 20, 0, 1), 9, None))  # batches 10 to 14 of either
+    assert shuffled == [(3, 0, 2), (3, 1, 3), (3, 1, 4)]
 
 
 def test_together_a_batch_holds_a_batch_of_each() -> None:

@@ -64,6 +64,18 @@ def test_every_data_set_is_logged_validated_and_scored(tiny: TrainConfig, tmp_pa
     assert figures["score"] == pytest.approx(sum(scores) / 3)
 
 
+@pytest.mark.parametrize(("turn", "sets"), [(None, 1), (1, 2)])
+def test_a_step_that_accumulates_is_of_one_data_set_unless_turns_are_shorter(
+    tiny: TrainConfig, tmp_path: Path, turn: int | None, sets: int
+) -> None:
+    train_set = tiny.train
+    train_set["turn"] = turn
+    config = replace(tiny, train=train_set, val=None, accumulate=2, iterations=2)
+    train(config, tmp_path, progress=False)
+    for line in losses_of(tmp_path):
+        assert len({name.rpartition("/")[0] for name in line if "/" in name}) == sets
+
+
 def test_some_tasks_alone_may_be_validated(tiny: TrainConfig, tmp_path: Path) -> None:
     val = tiny.val
     assert val is not None
@@ -105,7 +117,7 @@ from swath.core.config import TrainConfig
 globals().update(
     model=conftest.model_spec(),
     task=conftest.task_spec(),
-    train=conftest.data_spec(0, turn={turn}),
+    train=conftest.data_spec(0),
     optimizer=conftest.Spec(conftest.CoTrainingAdamW, lr=1e-4),
     iterations=3,
     batch_size=2,
@@ -121,9 +133,9 @@ globals().update(
 def test_two_processes_do_what_one_does_that_accumulates(tmp_path: Path) -> None:
     """Augmentation apart (mixup draws from each process's own generator): nothing is mixed."""
     states = {}
-    for name, processes, turn, accumulate in (("two", 2, 1, 1), ("one", 1, 2, 2)):
+    for name, processes, accumulate in (("two", 2, 1), ("one", 1, 2)):
         recipe = tmp_path / f"{name}.py"
-        text = RUN.format(folder=str(Path(__file__).parent), turn=turn, accumulate=accumulate)
+        text = RUN.format(folder=str(Path(__file__).parent), accumulate=accumulate)
         recipe.write_text(text)
         command = [str(Path(sys.executable).with_name("swath")), "train", str(recipe)]
         command += ["--run-dir", str(tmp_path / name)]

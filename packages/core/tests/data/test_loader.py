@@ -311,13 +311,13 @@ def test_refuses_what_cannot_be_sampled(options: dict[str, int]) -> None:
 
 
 class Pairs(Numbered):
-    """Makes batches of two, then of three, and so on in turn."""
+    """Makes the batches of a step of two, those of the next of three, and so on in turn."""
 
     def batches(
-        self, seed: int, start: int, rank: int, world_size: int
+        self, seed: int, start: int, rank: int, world_size: int, accumulate: int
     ) -> Iterator[list[tuple[int, int]]]:
         for number in range(start * world_size + rank, 100, world_size):
-            yield [(number, index) for index in range(2 + number % 2)]
+            yield [(number, index) for index in range(2 + number // accumulate % 2)]
 
 
 def test_a_set_may_make_its_own_batches() -> None:
@@ -328,5 +328,7 @@ def test_a_set_may_make_its_own_batches() -> None:
     assert next(iter(late))["ids"] == ["0", "1", "2"]
     second = loader(Pairs(), shuffle=True, rank=1, world_size=2, transform=None)
     assert [b["ids"] for b in islice(second, 2)] == [["0", "1", "2"]] * 2
+    accumulating = loader(Pairs(), shuffle=True, accumulate=2, transform=None)
+    assert [len(b["ids"]) for b in islice(accumulating, 4)] == [2, 2, 3, 3]
     evaluated = [b["ids"] for b in loader(Pairs(5))]
     assert evaluated == [["0", "1", "2", "3"], ["4"]]

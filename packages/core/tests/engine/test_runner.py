@@ -1,7 +1,9 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 from swath.core.config import TrainConfig
@@ -42,3 +44,29 @@ def test_every_batch_brings_the_averaged_model_if_the_run_averages(
     task = Spec(Watching, classes=["ground", "square"])
     train(toy(task=task, iterations=2, val=None, ema=ema), tmp_path, progress=False)
     assert [ema is not None] * 2 == AVERAGED
+
+
+class Alternating(SegmentationTask):
+    """Every other batch is of another data set, with terms of its own."""
+
+    count = 0
+
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        (loss,) = super().losses(model, batch).values()
+        self.count += 1
+        name = "odd" if self.count % 2 else "even"
+        return {f"{name}/loss": loss, f"{name}/number": torch.tensor(float(self.count))}
+
+
+def test_a_term_of_some_of_the_batches_of_a_step_is_logged_as_their_mean(
+    toy: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    task = Spec(Alternating, classes=["ground", "square"])
+    train(
+        toy(task=task, iterations=1, accumulate=3, log_every=1, val=None), tmp_path, progress=False
+    )
+    (line,) = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert line["odd/number"] == 2  # of batches 1 and 3
+    assert line["even/number"] == 2  # of batch 2
+    mean = (2 * line["odd/loss"] + line["even/loss"]) / 3
+    assert line["loss"] == pytest.approx(mean, rel=1e-6)

@@ -371,6 +371,19 @@ def test_an_empty_set_and_labels_out_of_range_are_named(
             train(config, tmp_path / str(workers), progress=False)
 
 
+def test_what_the_training_set_remarks_is_shown_at_the_end(
+    toy: Toy,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    squares: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    remarks = lambda self: [f"{len(set(self.read))} squares were read"]  # noqa: E731
+    monkeypatch.setattr(squares, "remarks", remarks, raising=False)
+    train(toy(val=None, iterations=2), tmp_path)
+    assert "8 squares were read" in capsys.readouterr().err
+
+
 def test_pieces_of_the_wrong_kind_are_named(toy: Toy, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="model must build a torch Module, not a Segmentation"):
         train(toy(model=Spec(SegmentationTask, classes=["a"])), tmp_path, progress=False)

@@ -3,16 +3,18 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import count, islice
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from swath.core.data.detection import DetectionItems
 from swath.core.data.loader import Key, Samples
 from swath.core.errors import ConfigError, DataError, suggest
 from swath.core.sample import Sample
-from swath.mtl.strategies import RoundRobin, SetSize, Strategy
+from swath.mtl.strategies import RoundRobin, SetSize, Strategy, Turn
 
 
 @dataclass
@@ -44,8 +46,10 @@ class TaskMixture:
     Args:
         parts: Data sets by name.
         strategy: Whose turn it is; default: one after the other.
-        turn: Batches of a process in one turn. With as many as ``accumulate`` in the config every
-            step is of one data set; with 1, a step that accumulates mixes several.
+        turn: Batches of a process in one turn. None: as many as ``accumulate`` in the config, so
+            that every step is of one data set, and the run is the same on any number of processes
+            that make the same steps. With 1, a step that accumulates mixes several; what is mixed
+            depends on the number of processes.
         together: Every batch holds a batch of each data set instead.
         only: Heads (``"det"``) or names (``"det/dior"``) of the parts that are used; None: all.
 
@@ -62,7 +66,7 @@ class TaskMixture:
         self,
         parts: Mapping[str, Part],
         strategy: Strategy | None = None,
-        turn: int = 1,
+        turn: int | None = None,
         together: bool = False,
         only: Sequence[str] | None = None,
     ) -> None:
@@ -72,7 +76,7 @@ class TaskMixture:
                 raise DataError(f"the data set of '{name}' is empty; check its folder and split")
         if not parts:
             raise DataError("a TaskMixture needs at least one data set in parts")
-        if turn < 1:
+        if turn is not None and turn < 1:
             raise ConfigError(f"turn={turn} must be at least 1")
         self.parts = dict(parts) if only is None else {n: parts[n] for n in chosen(parts, only)}
         self.strategy, self.turn, self.together = strategy or RoundRobin(), turn, together
@@ -107,7 +111,9 @@ class TaskMixture:
             for one in getattr(part.dataset, "ids", range(len(part.dataset)))
         ]
 
-    def batches(self, seed: int, start: int, rank: int, world_size: int) -> Iterator[list[Key]]:
+    def batches(
+        self, seed: int, start: int, rank: int, world_size: int, accumulate: int = 1
+    ) -> Iterator[list[Key]]:
         """Keys of the batches of a process; see `swath.core.data.loader.make_loader`.
 
         Args:
@@ -115,43 +121,46 @@ class TaskMixture:
             start: Batches of this process to leave out at the beginning.
             rank: Number of this process.
             world_size: Number of processes.
+            accumulate: Batches of a process in a step.
         """
-        shared = self.turn * world_size
-        groups = self._groups(seed, shared)
-        first, inside = divmod(start, self.turn)
-        for group in islice(groups, first, None):
-            for number in range(inside, self.turn):
+        turn = self.turn or accumulate
+        shared = turn * world_size
+
+        @lru_cache(maxsize=len(self.parts))
+        def order(part: int, epoch: int) -> NDArray[np.int64]:
+            length = len(list(self.parts.values())[part].dataset)
+            return np.random.default_rng((seed, part, epoch)).permutation(length)
+
+        first, inside = divmod(start, turn)
+        for chosen_turns in islice(self._turns(seed, shared), first, None):
+            group = [self._group(one, order(one.part, one.epoch), shared) for one in chosen_turns]
+            for number in range(inside, turn):
                 place = number * world_size + rank
                 yield [key for part in group for key in part[place]]
             inside = 0
 
-    def _groups(self, seed: int, shared: int) -> Iterator[list[list[list[Key]]]]:
-        """Turns: for each of a turn's data sets the keys of its batches, ``shared`` of them."""
+    def _turns(self, seed: int, shared: int) -> Iterator[list[Turn]]:
+        """Whose turn it is, without end: one data set, or all; a turn has ``shared`` batches."""
         sizes = [
             SetSize(name, len(p.dataset), math.ceil(len(p.dataset) / (p.batch_size * shared)))
             for name, p in self.parts.items()
         ]
         if self.together:
             for number in count():
-                yield [
-                    self._group(seed, part, *divmod(number, size.batches), shared)
-                    for part, size in enumerate(sizes)
-                ]
+                yield [Turn(i, *divmod(number, size.batches)) for i, size in enumerate(sizes)]
         for turn in self.strategy.turns(sizes, seed):
-            yield [self._group(seed, *turn, shared)]
+            yield [turn]
 
-    def _group(self, seed: int, part: int, epoch: int, batch: int, shared: int) -> list[list[Key]]:
-        """Keys of ``shared`` consecutive batches of one data set in one of its passes."""
-        chosen_part = list(self.parts.values())[part]
-        length, size = len(chosen_part.dataset), chosen_part.batch_size
-        order = np.random.default_rng((seed, part, epoch)).permutation(length)
-        begin = batch * size * shared
+    def _group(self, turn: Turn, order: NDArray[np.int64], shared: int) -> list[list[Key]]:
+        """Keys of a turn's ``shared`` consecutive batches of one data set, in one of its passes."""
+        length, size = len(order), list(self.parts.values())[turn.part].batch_size
+        begin = turn.batch * size * shared
         if shared == 1:
             taken = order[begin : begin + size]
         else:  # no process may go without: the last turn of a pass takes from its beginning
             taken = order[np.arange(begin, begin + size * shared) % length]
-        offset = int(self._ends[part]) - length
-        keys = [(epoch, offset + int(index)) for index in taken]
+        offset = int(self._ends[turn.part]) - length
+        keys = [(turn.epoch, offset + int(index)) for index in taken]
         return [keys[i : i + size] for i in range(0, len(keys), size)]
 
 

@@ -240,14 +240,15 @@ def make_loader(
     drop_last: bool = False,
     rank: int = 0,
     world_size: int = 1,
+    accumulate: int = 1,
 ) -> DataLoader[Batch]:
     """A loader of collated batches.
 
     Args:
         dataset: Map-style data set of samples. A method ``epoch_order(seed, epoch)``, if it has
-            one, is the `Order` in which it is shuffled; ``batches(seed, start, rank, world_size)``,
-            if it has one, gives the keys of each batch from number ``start`` of this rank on,
-            without end, where batches aren't slices of one sequence. For training, also a
+            one, is the `Order` in which it is shuffled; ``batches(seed, start, rank, world_size,
+            accumulate)``, if it has one, gives the keys of each batch from number ``start`` of this
+            rank on, without end, where batches aren't slices of one sequence. For training, also a
             `SampleStream`, which has an order of its own.
         task: Collates.
         batch_size: Samples in a batch (of this rank); ``start`` is in units of it even where the
@@ -261,6 +262,7 @@ def make_loader(
         drop_last: Leave out a last batch that isn't full.
         rank: Which of ``world_size`` shares to load.
         world_size: Number of processes that share the data set.
+        accumulate: Batches of this rank in a step of training, for a data set that makes its own.
 
     Returns:
         A `DataLoader` over `Batch`. Errors that the user can mend arrive from workers as they were
@@ -300,7 +302,8 @@ def make_loader(
         "drop_last": drop_last,
     }
     if own_batches is not None:
-        sampling = {"batch_sampler": own_batches(seed, start // batch_size, rank, world_size)}
+        first = start // batch_size
+        sampling = {"batch_sampler": own_batches(seed, first, rank, world_size, accumulate)}
     return _Loader(
         source,
         **sampling,

@@ -81,8 +81,12 @@ class Trainee(nn.Module):
     def train_step(
         self, batches: Sequence[Batch], optim_wrapper: "ClippingOptimizer"
     ) -> dict[str, Tensor]:
-        """One optimiser step from one or more batches; the mean of their losses, by name."""
-        means: dict[str, Tensor] = {}
+        """One optimiser step from one or more batches; the mean of their losses, by name.
+
+        A loss that only some of the batches have, since they are of different data sets, is the
+        mean over these.
+        """
+        seen: dict[str, list[Tensor]] = {}
         share = len(batches)
         for number, batch in enumerate(batches, start=1):
             moved = to_device(batch, self.device)
@@ -96,11 +100,10 @@ class Trainee(nn.Module):
                 total = torch.stack([x.float() for x in losses.values() if x.requires_grad]).sum()
                 optim_wrapper.backward(total if share == 1 else total / share)
             for name, loss in {**losses, "loss": total}.items():
-                part = loss.detach() if share == 1 else loss.detach() / share
-                means[name] = means[name] + part if name in means else part
+                seen.setdefault(name, []).append(loss.detach())
         optim_wrapper.step()
         optim_wrapper.zero_grad()
-        return means
+        return {name: torch.stack(values).float().mean() for name, values in seen.items()}
 
     def _averaging(self, last: bool) -> AbstractContextManager[None]:
         """Gradients are exchanged once a step: with its last batch."""

@@ -1,6 +1,7 @@
 """Training runs: from a config to a folder with checkpoints, and on from there."""
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -90,7 +91,8 @@ def train(
     A run that is stopped and resumed ends bit for bit where it would have ended without the stop,
     on a CPU: data order, augmentation, dropout, optimiser and averages continue where they were,
     and no consumed sample is read again. Ctrl-C saves and stops after the present step; pressed
-    again it breaks off at once.
+    again it breaks off at once. What the training set's method ``remarks() -> list[str]`` says at
+    the end, if it has one, is shown.
 
     Args:
         config: What to do.
@@ -197,6 +199,7 @@ def _train(
         drop_last=True,
         rank=world.rank,
         world_size=world.size,
+        accumulate=config.accumulate,
     )
     started = time.monotonic()
     with Bar("training", config.iterations, start=state.step, enabled=progress) as bar:
@@ -247,6 +250,9 @@ def _train(
                 runner.train()
         finally:
             runner.release()
+        remarks = distributed.gather(getattr(dataset, "remarks", list)(), world)
+        for remark in dict.fromkeys(itertools.chain(*remarks)):
+            bar.note(remark)
     return RunSummary(
         run_dir=folder.path,
         step=state.step,
