@@ -13,6 +13,7 @@ from swath.core.config import TrainConfig
 from swath.core.data.radiometry import Radiometry
 from swath.core.data.scenes import SceneDataset
 from swath.core.errors import ConfigError, DataError
+from swath.core.inference.answers import CountResult
 from swath.core.inference.predictor import Predictor
 from swath.core.sample import Sample
 from swath.core.segmentation import collate_images
@@ -233,8 +234,8 @@ class CountTask(HeadTask):
     def read(self, output: Tensor, batch: dict[str, Any]) -> list[Tensor]:
         return list(output)
 
-    def merge(self, tiles: Iterable[Any], scene: Any) -> float:
-        return sum(float(tile.prediction) for tile in tiles)
+    def merge(self, tiles: Iterable[Any], scene: Any) -> CountResult:
+        return CountResult("objects", round(sum(float(tile.prediction) for tile in tiles)))
 
     def metrics(self) -> Any:
         return MeanError()
@@ -243,7 +244,10 @@ class CountTask(HeadTask):
 def test_a_fourth_kind_of_task_is_a_head_and_a_head_task(tiny: TrainConfig, model: RSCoTr) -> None:
     model.heads["count"] = CountHead(model.backbone.channels[-1])
     known = tiny.task.build().parts
-    task = MultiTask({"det/things": known["det/things"], "count/things": CountTask()})
+    task = MultiTask(
+        {"det/things": known["det/things"], "count/things": CountTask()},
+        score_weights={"count/things/error": -1},
+    )
     scenes = SceneDataset(size=64, count=4, seed=3, labels=["boxes"], kind="industrial")
     data = TaskMixture({name: Part(scenes, batch_size=2) for name in task.parts}, together=True)
     keys = next(data.batches(0, 0, 0, 1))
@@ -258,10 +262,14 @@ def test_a_fourth_kind_of_task_is_a_head_and_a_head_task(tiny: TrainConfig, mode
     wanted = batch["parts"]["count/things"]["count"]
     found = torch.stack([predictions[i] for i in batch["rows"]["count/things"]])
     error = float((found - wanted).abs().mean())
-    assert metrics.compute()["count/things/error"] == pytest.approx(error)
+    figures = metrics.compute()
+    assert figures["count/things/error"] == pytest.approx(error)
+    assert figures["score"] == -figures["count/things/error"]
     answer = Predictor(model, task).predict(np.zeros((64, 64, 3), np.uint8), tile=None)
     assert list(answer) == ["det", "count"]
-    assert answer["count"] > 0
+    assert answer["count"].count >= 0
+    assert list(answer.plot()) == ["det"]  # a number has no figure
+    assert list(answer.summary()["answer"]) == ["det", "count"]
 
 
 def test_what_was_not_judged_is_in_no_score(tiny: TrainConfig) -> None:

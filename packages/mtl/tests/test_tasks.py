@@ -70,6 +70,25 @@ def test_labels_that_no_class_has_and_heads_for_other_classes_are_refused(
         MaskTask(["a", "b"], unjudged=["a"])
 
 
+@pytest.mark.parametrize("ignored", [5, -1, 255])
+def test_pixels_that_a_data_set_ignores_are_not_learnt_whatever_it_calls_them(
+    tiny: TrainConfig, model: RSCoTr, ignored: int
+) -> None:
+    classes = tiny.task.build().parts["seg/cover"].classes
+    assert model.head("seg").out_channels > 5  # else 5 could be no label of the head's
+    losses = []
+    for label, task in (
+        (255, MaskTask(classes)),
+        (ignored, MaskTask(classes, ignore_index=ignored)),
+    ):
+        mask = torch.zeros(64, 64, dtype=torch.int64)
+        mask[20:] = label
+        image = torch.zeros(3, 64, 64, dtype=torch.uint8)
+        batch = task.collate([Sample(image, {"mask": tv_tensors.Mask(mask)})])
+        losses.append({k: float(v.detach()) for k, v in task.losses(model, batch).items()})
+    assert losses[0] == losses[1]
+
+
 def test_pixels_predicted_as_no_judged_class_are_misses_of_none() -> None:
     metrics = MaskMetrics(["road", "roof", "clutter"], judged=2, ignore_index=255)
     mask = torch.tensor([[0, 0, 1, 1, 2, 255]])

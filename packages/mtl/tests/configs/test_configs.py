@@ -1,10 +1,13 @@
 """Every config builds at full size, is what was published, and comes back from its own data."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from swath.core.config import TrainConfig, config_names, load_config
 from swath.mtl.configs import _scenes
+from swath.mtl.models.rscotr import rscotr
 from swath.mtl.optim import CoTrainingAdamW
 
 OURS = sorted(n for n, module in config_names().items() if module.startswith("swath.mtl."))
@@ -49,6 +52,19 @@ def test_specialists_are_the_parts_of_the_whole() -> None:
         assert {k: v.shape for k, v in own.items()}.items() <= {
             k: v.shape for k, v in whole.items()
         }.items()
+
+
+def test_published_configs_weigh_by_uncertainty_on_request_and_from_weights_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "published.safetensors").touch()
+    spec = load_config("rscotr_swint_resisc_dior_potsdam").model
+    spec["weights"], spec["uncertainty"] = str(tmp_path / "published.safetensors"), True
+    with torch.device("meta"):
+        state = rscotr().state_dict()
+        monkeypatch.setattr("swath.mtl.models.rscotr.load_file", lambda _: state)
+        model = spec.build()
+    assert set(model.log_variances) == {"cls", "det", "seg"}
 
 
 def test_small_scenes_show_what_is_to_be_found() -> None:

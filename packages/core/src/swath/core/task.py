@@ -62,7 +62,8 @@ class Task(ABC):
     Attributes:
         kind: ``"segmentation"``, ``"detection"``, ...: which result type comes out.
         classes: Class names in index order.
-        score: Name of the figure in `Metrics.compute` by which checkpoints are compared.
+        score: Name of the figure in `Metrics.compute` by which checkpoints are compared; the higher
+            it is, the better.
         dense: Whether a prediction holds a number for each class at each pixel, so that many
             classes ask for smaller tiles.
     """

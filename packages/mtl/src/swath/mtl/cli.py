@@ -1,4 +1,4 @@
-"""``swath mtl`` and ``swath data prepare potsdam-irrg``: Potsdam as RSCoTr has it."""
+"""``swath mtl`` and ``swath data prepare potsdam_irrg | resisc45``: data as RSCoTr has them."""
 
 from pathlib import Path
 from typing import Annotated
@@ -44,3 +44,17 @@ def potsdam_irrg(
 
     done = prepare_irrg(root, out, workers=workers, progress=True)
     typer.echo(f"{out}: {done.tiles} tiles of {done.scenes} scenes, {done.skipped} were there")
+
+
+def resisc45(
+    root: Annotated[Path, typer.Argument(help="Of a folder of images for each class.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write to.")],
+) -> None:
+    """Share RESISC45's images out among train, val and test, a fifth to train on as RSCoTr.
+
+    Example: `swath data prepare resisc45 NWPU-RESISC45/ resisc45/`
+    """
+    from swath.mtl.resisc import prepare_resisc45
+
+    counts = prepare_resisc45(root, out)
+    typer.echo(f"{out}: {', '.join(f'{counts[split]} {split}' for split in sorted(counts))}")

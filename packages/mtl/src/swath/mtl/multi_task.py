@@ -42,8 +42,9 @@ class MultiTask(Task):
             `TaskMixture`'s ``together``). ``"equal"``: their sum. ``"uncertainty"``: weighted by
             learned variances, for a model with ``uncertainty=True``. ``"pcgrad"``: gradients that
             oppose one another lose what does; costs a backward pass for each.
-        score_weights: Factor of figures in the score that chooses the best checkpoint, by
-            ``"<part>/<figure>"``; default: 1 for the score of each part's task.
+        score_weights: Factor of figures in the score that chooses the best checkpoint, the highest,
+            by ``"<part>/<figure>"``; negative for errors. Default: 1 for the score of each part's
+            task.
 
     Attributes:
         parts: ``parts``.
@@ -346,7 +347,7 @@ class SeveralResults:
         return {"answer": answer}
 
     def plot(self, min_score: float = 0.3) -> dict[str, Any]:
-        """A figure of each result, by the name of the head.
+        """A figure of each result that can be drawn, by the name of the head.
 
         Args:
             min_score: Objects below aren't drawn.
@@ -354,6 +355,7 @@ class SeveralResults:
         return {
             name: result.plot(min_score) if isinstance(result, DetectionResult) else result.plot()
             for name, result in self.results.items()
+            if hasattr(result, "plot")
         }
 
 

@@ -2,7 +2,7 @@
 
 models = ("swath.mtl.cards:CARDS",)
 configs = ("swath.mtl.configs",)
-preparers = ("swath.mtl.cli:potsdam_irrg",)
+preparers = ("swath.mtl.cli:potsdam_irrg", "swath.mtl.cli:resisc45")
 commands = {"mtl": "swath.mtl.cli:app"}
 command_help = {"mtl": "Put Potsdam's tiles together again."}
 demos = {"mtl": "swath.mtl.demo:run"}

@@ -35,6 +35,7 @@ from swath.core.task import Batch, Task
 from swath.mtl.models.dino import Objects
 from swath.mtl.models.encoder import Features
 from swath.mtl.models.layers import resized
+from swath.mtl.models.mask_decoder import UNLABELLED
 from swath.mtl.models.rscotr import RSCoTr
 
 
@@ -319,9 +320,9 @@ class MaskTask(HeadTask, SegmentationTask):
             )
 
     def targets(self, batch: Batch) -> Tensor:
-        """Labels ``(B, H, W)``."""
+        """Labels ``(B, H, W)``, `UNLABELLED` where the data set's ``ignore_index`` was."""
         mask: Tensor = batch["mask"]
-        return mask
+        return mask.masked_fill(mask == self.ignore_index, UNLABELLED)
 
     def read(self, output: Tensor, batch: Batch) -> list[Tensor]:
         """Logits ``(K, h, w)`` at the images' size."""

@@ -598,6 +598,7 @@ _RESISC45 = DatasetSpec(
     },
     splits={s: {"split": (s,)} for s in ("train", "val", "test")},
     licence="CC-BY-NC-4.0, as listed by TorchGeo",
+    notes="Distributed without splits: swath data prepare resisc45 (swath-mtl) makes RSCoTr's.",
 )
 _RESISC12 = DatasetSpec(
     name="resisc12",

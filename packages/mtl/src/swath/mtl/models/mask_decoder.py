@@ -18,6 +18,9 @@ from swath.mtl.models.encoder import COARSE_FIRST_TEMPERATURE, Features
 from swath.mtl.models.heads import Head
 from swath.mtl.models.layers import feed_forward, mlp, resized, sine_positions
 
+UNLABELLED = -1
+"""Label of pixels that aren't trained on, whatever a data set calls them."""
+
 
 class MaskDecoderLayer(nn.Module):
     """Masked cross-attention, self-attention and a feed-forward network, each with its norm."""
@@ -81,7 +84,6 @@ class MaskDecoder(Head):
         heads: Attention heads.
         hidden: Width of the feed-forward networks.
         levels: Levels of the pyramid, which the layers look at in turn, coarsest first.
-        ignore_index: Label of pixels that aren't trained on. They count in the mean all the same.
 
     Attributes:
         out_channels: Channels of the output.
@@ -103,7 +105,6 @@ class MaskDecoder(Head):
         heads: int = 8,
         hidden: int = 2048,
         levels: int = 4,
-        ignore_index: int = 255,
     ) -> None:
         super().__init__()
         if scheme not in (1, 2):
@@ -114,7 +115,6 @@ class MaskDecoder(Head):
                 "for every class"
             )
         self.num_classes, self.scheme, self.heads = num_classes, scheme, heads
-        self.ignore_index = ignore_index
         self.out_channels = num_queries if scheme == 2 else num_classes + 1
         self.level_encoding = nn.Embedding(levels, dim)
         self.mask_feature = nn.Conv2d(dim, dim, 1)
@@ -178,15 +178,15 @@ class MaskDecoder(Head):
     def losses(self, features: Features, targets: Tensor) -> dict[str, Tensor]:
         """``"ce"``, and the figure ``"accuracy"`` in 0..1 of the labelled pixels.
 
-        The cross-entropy's mean is over all pixels, ignored ones included, as officially.
+        The cross-entropy's mean is over all pixels, unlabelled ones included, as officially.
 
         Args:
             features: Of the batch.
-            targets: int64 ``(B, H, W)``; every label below `out_channels`, or `ignore_index`.
+            targets: int64 ``(B, H, W)``, 0 to `out_channels` - 1, or `UNLABELLED`.
         """
         logits = resized(self(features).float(), targets.shape[-2:])
-        total = F.cross_entropy(logits, targets, ignore_index=self.ignore_index, reduction="sum")
-        labelled = targets != self.ignore_index
+        total = F.cross_entropy(logits, targets, ignore_index=UNLABELLED, reduction="sum")
+        labelled = targets != UNLABELLED
         hits = (logits.detach().argmax(1) == targets)[labelled]
         return {
             "ce": total / targets.numel(),

@@ -121,6 +121,7 @@ def rscotr(
     checkpointing: bool = False,
     weights: str | Path | None = None,
     init_tasks: str | Path | None = None,
+    uncertainty: bool = False,
 ) -> RSCoTr:
     """The published model on Swin-T, or a specialist that has some of its heads.
 
@@ -136,6 +137,7 @@ def rscotr(
         weights: File to start from, or where to fetch it: the whole model, official or ours, loaded
             strictly; or Swin-T trained on ImageNet, in Microsoft's layout.
         init_tasks: A detector to start from; see `load_task_pretrain`.
+        uncertainty: See `RSCoTr`. Weights that have learnt no variances load all the same.
 
     Raises:
         ConfigError: If ``classes`` names an unknown head.
@@ -156,11 +158,11 @@ def rscotr(
         else:
             raise ConfigError(f"classes: no head '{name}'{suggest(name, ['cls', 'det', 'seg'])}")
     backbone = Swin(drop_path_rate=drop_path_rate, checkpointing=checkpointing)
-    model = RSCoTr(backbone, heads)
+    model = RSCoTr(backbone, heads, uncertainty=uncertainty)
     if weights is not None:
         state = remap_official_keys(load_file(locate(weights)))
         if any(key.startswith("encoder.") for key in state):
-            load_strict(model, state, where=str(weights))
+            load_strict(model, state, where=str(weights), may_miss=("log_variances.",))
         else:
             load_swin(backbone, state, where=str(weights))
     if init_tasks is not None:
