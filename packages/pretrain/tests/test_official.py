@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from swath.core.backbones.vit import ViT
@@ -87,4 +88,24 @@ def test_other_models_and_other_names_are_refused(checkpoint: Path, tmp_path: Pa
     save_model(unet, UNet(3, 2, width=4, depth=1), Spec(UNet, in_channels=3, num_classes=2), task)
     with pytest.raises(CheckpointError, match=r"unet\.safetensors holds no ViT as S4P trains it"):
         export_official(unet, tmp_path / "x.pth")
+    assert not (tmp_path / "x.pth").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "backbone_only"),
+    [
+        ("backbone.layers.0.ffn.experts.0.weight", True),  # S5's mixture of experts
+        ("backbone.layers.0.ffn.experts.0.weight", False),
+        ("decoder.laterals.0.conv.weight", False),  # of a LightDecoder
+        ("heads.potsdam.classifier.weight", False),  # of several data sets
+        ("rpn.conv.weight", False),  # of a detector
+    ],
+)
+def test_what_the_official_code_knows_not_is_refused(
+    checkpoint: Path, tmp_path: Path, key: str, backbone_only: bool
+) -> None:
+    other = tmp_path / "other.safetensors"
+    save_file(load_file(checkpoint) | {key: torch.zeros(1)}, other)
+    with pytest.raises(CheckpointError, match=r"other\.safetensors: '.*' has no place in"):
+        export_official(other, tmp_path / "x.pth", backbone_only=backbone_only)
     assert not (tmp_path / "x.pth").exists()

@@ -59,6 +59,20 @@ def test_the_partner_is_any_other_image_and_there_half_the_time() -> None:
     assert counts[[0, 1, 3, 4]].min() > 200
 
 
+class Sharded(Numbers):
+    """In shards of three."""
+
+    def neighbours(self, index: int) -> range:
+        return range(index - index % 3, index - index % 3 + 3)
+
+
+def test_the_partner_is_of_the_same_shard_if_there_are_shards() -> None:
+    pairs = SemiSupervised(Numbers(2), Sharded(9), cutmix=1.0)
+    with seeded(0):
+        partners = [shown(pairs[4].targets["mix"]) for _ in range(200)]
+    assert set(partners) == {3, 5}
+
+
 def test_the_official_partner_is_the_image_itself() -> None:
     pairs = SemiSupervised(Numbers(2), Numbers(5, base=100), mix="same", cutmix=1.0)
     assert [shown(pairs[i].targets["mix"]) for i in range(5)] == [100, 101, 102, 103, 104]

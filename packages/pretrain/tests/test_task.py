@@ -197,8 +197,8 @@ def test_samples_to_judge_on_are_ordinary_ones() -> None:
 class Stored:
     """Unlabelled images with masks and confidences of somebody's making."""
 
-    def __init__(self, count: int = 4, confidence: bool = True) -> None:
-        self.count, self.confidence = count, confidence
+    def __init__(self, *stored: str, count: int = 4) -> None:
+        self.count, self.stored = count, stored
 
     def __len__(self) -> int:
         return self.count
@@ -207,9 +207,8 @@ class Stored:
         scene = SceneDataset(32, 12, seed=4, class_set="landcover")[index]
         sure = torch.full((32, 32), 128, dtype=torch.uint8)
         sure[:16] = 255
-        targets = {"mask": scene.targets["mask"]}
-        if self.confidence:
-            targets["confidence"] = tv_tensors.Mask(sure)
+        known = {"mask": scene.targets["mask"], "confidence": tv_tensors.Mask(sure)}
+        targets = {name: known[name] for name in self.stored}
         return Sample(scene.image, targets, meta={"path": f"{index}.png"})
 
 
@@ -222,7 +221,7 @@ def stored_batch(task: S4PTask, pool: Stored) -> Batch:
 
 def test_stored_labels_cost_no_labelling_pass_and_move_with_the_pixels() -> None:
     task = S4PTask(CLASSES, labels="stored", threshold=0.95)
-    batch = stored_batch(task, Stored())
+    batch = stored_batch(task, Stored("mask", "confidence"))
     model = Watched(unet()).train()
     losses = task.losses(model, batch)
     assert [(c[0], c[2]) for c in model.calls] == [(True, 8)]
@@ -235,9 +234,15 @@ def test_stored_labels_cost_no_labelling_pass_and_move_with_the_pixels() -> None
     }
 
 
+def test_stored_masks_without_confidence_are_believed() -> None:
+    batch = stored_batch(S4PTask(CLASSES, labels="stored"), Stored("mask"))
+    seen = ~batch["ignore"]
+    assert batch["confidence"][seen].unique().tolist() == [1.0]
+
+
 def test_missing_stored_labels_are_named() -> None:
-    with pytest.raises(DataError, match="no mask and confidence"):
-        stored_batch(S4PTask(CLASSES, labels="stored"), Stored(confidence=False))
+    with pytest.raises(DataError, match="brings no mask"):
+        stored_batch(S4PTask(CLASSES, labels="stored"), Stored("confidence"))
 
 
 def test_masks_out_of_range_are_named() -> None:

@@ -1,5 +1,6 @@
 import io
 import pickle
+import re
 import tarfile
 from itertools import islice
 from pathlib import Path
@@ -21,6 +22,7 @@ from swath.pretrain.rs4p.dataset import ShardDataset, UnlabelledFolder
 from swath.pretrain.rs4p.pipeline import prepare
 from swath.pretrain.rs4p.recipe import Recipe
 from swath.pretrain.rs4p.shards import tar_members, write_shard
+from swath.pretrain.semi_supervised import SemiSupervised
 
 CLASSES = ("ground", "roof")
 
@@ -64,6 +66,13 @@ def test_shards_of_others_are_read_without_an_index(tmp_path: Path) -> None:
         np.testing.assert_array_equal(sample.targets["mask"], image_of(i)[..., 0] > 127)
     assert sample.meta["path"] == str(tmp_path / "s/002.tar/n11")
     assert (tmp_path / "s/000.tar.index.npy").is_file()
+
+
+@pytest.mark.parametrize("manifest", ["{", "[]", '{"version": 2}', '{"shards": ["x.tar"]}'])
+def test_a_manifest_of_others_is_passed_over(tmp_path: Path, manifest: str) -> None:
+    foreign(tmp_path / "s", 1, 2)
+    (tmp_path / "s/manifest.json").write_text(manifest)
+    assert list(ShardDataset(tmp_path / "s").ids) == ["n0", "n1"]
 
 
 def test_what_we_write_is_a_plain_tar_that_anyone_reads(prepared: Path) -> None:
@@ -132,6 +141,7 @@ def test_an_epoch_reads_every_sample_once_and_a_few_shards_at_a_time(tmp_path: P
         assert [len(g) for g in groups] == [3, 3, 1]
         assert not groups[0] & groups[1]
         assert len(set(np.diff(shard_of[order[:15]]).tolist())) > 2  # shuffled inside
+    assert [dataset.neighbours(i) for i in (0, 14, 34)] == [range(5), range(10, 15), range(30, 35)]
     assert len({tuple(order.tolist()) for order in orders}) == 4
     np.testing.assert_array_equal(dataset.epoch_order(1, 2), orders[2])
     assert dataset.epoch_order(2, 2).tolist() != orders[2].tolist()
@@ -233,6 +243,27 @@ def test_of_the_released_list_the_first_column_is_read(released: Path) -> None:
     assert len(UnlabelledFolder(released / "unlabeled")) == 10
 
 
+def test_the_released_masks_are_read_on_request(released: Path) -> None:
+    masks = released / "unlabeled/RS4P-1M/masks"
+    masks.mkdir()
+    for i in range(10):
+        Image.fromarray(image_of(i)[..., 1] % 16).save(masks / f"{i}.png")
+    dataset = UnlabelledFolder(released, released / "list.txt", labels=True)
+    np.testing.assert_array_equal(dataset[9].targets["mask"], image_of(9)[..., 1] % 16)
+    assert pickle.loads(pickle.dumps(dataset))[9].targets["mask"].equal(dataset[9].targets["mask"])
+    other = Protocol(("a", "b"), mapping=[(i, i % 2) for i in range(16)])
+    dataset = UnlabelledFolder(released, released / "list.txt", labels=True, protocol=other)
+    np.testing.assert_array_equal(dataset[9].targets["mask"], image_of(9)[..., 1] % 2)
+    Image.fromarray(image_of(3)[:5, :, 1] % 16).save(masks / "3.png")
+    with pytest.raises(DataError, match=r"3\.png: the mask has 24 x 5 pixels, the image 24 x 16"):
+        dataset[3]
+    (masks / "7.png").unlink()
+    with pytest.raises(DataError, match=r"1 of 10.*masks/7\.png: no such file"):
+        UnlabelledFolder(released, released / "list.txt", labels=True)
+    with pytest.raises(DataError, match="needs a list with the mask in a second column"):
+        UnlabelledFolder(released / "unlabeled", labels=True)
+
+
 def test_the_catalogue_knows_the_released_layout(released: Path) -> None:
     from swath.core.data.catalogue import load_dataset
 
@@ -267,6 +298,26 @@ def test_the_next_image_takes_the_place_of_a_broken_one(released: Path) -> None:
     (folder / "9.png").write_bytes(b"rubbish")
     with pytest.raises(DataError, match="2 of 10 images"):
         lenient[9]
+
+
+def test_what_the_workers_of_a_loader_cannot_read_is_counted_and_named_together(
+    released: Path,
+) -> None:
+    for i in (2, 7):  # of a batch of the one worker's, and of one of the other's
+        (released / f"unlabeled/RS4P-1M/images/{i}.png").write_bytes(b"rubbish")
+
+    def read(max_broken: float) -> UnlabelledFolder:
+        dataset = UnlabelledFolder(released, released / "list.txt", max_broken=max_broken)
+        task = SegmentationTask(CLASSES)
+        assert len(list(make_loader(dataset, task, batch_size=1, num_workers=2))) == 10
+        return dataset
+
+    with pytest.raises(DataError, match="2 of 10 images can't be read"):
+        read(0.1)
+    lenient = read(0.2)
+    (remark,) = lenient.remarks()
+    assert re.search(r"2 of 10 images can't be read \(.*/2\.png: .*; .*/7\.png: ", remark)
+    assert SemiSupervised([], lenient).remarks() == [remark]
 
 
 def test_images_are_tensors_of_bytes(prepared: Path) -> None:

@@ -168,6 +168,16 @@ def test_a_folder_of_another_recipe_or_with_other_files_is_left_alone(
         prepare([tmp_path / "out"], archive, model, RECIPE, **SMALL)
 
 
+@pytest.mark.parametrize("manifest", ["{", "[]", '{"version": 2}'])
+def test_a_folder_with_a_manifest_of_others_is_refused(
+    archive: Path, tmp_path: Path, model: Predictor, manifest: str
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/manifest.json").write_text(manifest)
+    with pytest.raises(DataError, match=r"manifest\.json isn't of a preparation, or damaged"):
+        prepare([archive], tmp_path / "out", model, RECIPE, **SMALL)
+
+
 def test_near_duplicates_are_left_out_and_named(
     archive: Path, tmp_path: Path, model: Predictor
 ) -> None:

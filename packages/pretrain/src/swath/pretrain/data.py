@@ -23,7 +23,7 @@ RS4P1M = DatasetSpec(
     where="MiliLab/S5 on GitHub",
     notes=(
         "Images without labels; the list of the official code is RS4P-1M.txt, of which S4P reads "
-        "the first column. Train on it with swath.pretrain.rs4p.UnlabelledFolder, or turn it into "
-        "shards first: swath data prepare rs4p."
+        "the first column. Train on it with swath.pretrain.rs4p.UnlabelledFolder (labels=True for "
+        "the masks), or turn it into shards first: swath data prepare rs4p."
     ),
 )

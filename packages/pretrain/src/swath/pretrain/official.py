@@ -5,6 +5,7 @@ takes a whole model, ``weights=`` of `swath.core.models.segmentation.s4p_segment
 ``segmentation_model(backbone="vit_b")`` a backbone, MAE's or S4P's, or a run's checkpoint.
 """
 
+import re
 from pathlib import Path
 
 import torch
@@ -14,6 +15,13 @@ from swath.core.checkpoint.safe import load_file
 from swath.core.errors import CheckpointError
 from swath.core.files import atomic_path
 from swath.core.models.segmentation import official_keys
+
+_BACKBONE = re.compile(r"(?!.*\.experts\.)")
+_WHOLE = re.compile(
+    r"encoder\.(?!.*\.experts\.)|semseghead\.1\.|semsegdecoder\.decode_head\."
+    r"(psp_modules|bottleneck|lateral_convs|fpn_convs|fpn_bottleneck|conv_seg)\."
+)
+"""How official keys begin; experts are S5's fine-tuning, which another code reads."""
 
 
 def export_official(
@@ -31,7 +39,8 @@ def export_official(
         ``{"tensors": ..., "values": ...}``.
 
     Raises:
-        CheckpointError: If it holds no ViT of S5's, or ``out`` has another suffix.
+        CheckpointError: If a tensor of it has no place in the official layout, as another
+            backbone, decoder or head, or experts; or ``out`` has another suffix.
     """
     out = Path(out)
     if out.suffix != ".pth":
@@ -43,6 +52,13 @@ def export_official(
             f"'{next(iter(state), '')}'); only such models have an official layout"
         )
     written = backbone_part(state) if backbone_only else official_keys(state)
+    official = _BACKBONE if backbone_only else _WHOLE
+    foreign = [key for key in written if not official.match(key)]
+    if foreign:
+        raise CheckpointError(
+            f"{checkpoint}: '{foreign[0]}' has no place in the official layout, which is a ViT, or "
+            "a ViT with UPerNet; only such models can be written"
+        )
     with atomic_path(out) as temporary:
         torch.save({"model": written}, temporary)
     return {"tensors": len(written), "values": sum(v.numel() for v in written.values())}

@@ -20,7 +20,8 @@ class SemiSupervised:
     Args:
         labelled: Samples with masks.
         unlabelled: Samples whose masks, if any, aren't looked at.
-        mix: Where the partner comes from: ``"other"``, another unlabelled image at random; or
+        mix: Where the partner comes from: ``"other"``, another unlabelled image at random, one of
+            its ``neighbours(index)`` if the set has such a method, as shards have; or
             ``"same"``, another view of the same image, which is what the official code gives in
             several processes, since both of its loaders draw the same order (dossier h.3).
         cutmix: Share of the samples that have a partner.
@@ -70,11 +71,17 @@ class SemiSupervised:
         sample = self.labelled[index % len(self.labelled)]
         return replace(sample, targets=sample.targets | extra)
 
+    def remarks(self) -> list[str]:
+        """What the two sets have to say when training is over, if anything."""
+        parts = (self.labelled, self.unlabelled)
+        return [line for part in parts for line in getattr(part, "remarks", list)()]
+
     def _partner(self, number: int) -> int:
-        others = len(self.unlabelled) - 1
-        if self.mix == "same" or others == 0:
+        everyone = range(len(self.unlabelled))
+        near: range = getattr(self.unlabelled, "neighbours", lambda _: everyone)(number)
+        if self.mix == "same" or len(near) == 1:
             return number
-        drawn = int(torch.randint(others, ()))
+        drawn = near[int(torch.randint(len(near) - 1, ()))]
         return drawn + (drawn >= number)
 
     def _image(self, number: int) -> Sample:

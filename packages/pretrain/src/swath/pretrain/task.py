@@ -7,7 +7,7 @@ Official code: https://github.com/MiliLab/S5, `S4_Pretrain/s4_pretrain.py`; see 
 for what is done otherwise.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -37,7 +37,8 @@ class S4PTask(SegmentationTask):
         label_precision: Arithmetic of the labelling forward pass: ``"fp32"`` as officially,
             whatever the training pass uses, or ``"bf16"`` or ``"fp16"``.
         labels: ``"online"``: the network labels as it learns, as the official code does;
-            ``"stored"``: masks and confidences that the unlabelled samples bring along.
+            ``"stored"``: masks that the unlabelled samples bring along, and confidences, 1 where
+            they bring none.
         warmup: Share of the run that learns from labels alone, until the network is worth
             believing; officially none. Pre-trained networks don't need it, others do.
         teacher: Who labels online: ``"self"``, the network as it is, as officially; or ``"ema"``,
@@ -134,16 +135,15 @@ class S4PTask(SegmentationTask):
         return batch
 
     def _stored(self, views: Sequence[UnlabelledViews], samples: Sequence[Sample]) -> Batch:
-        wanted = {"mask", "confidence"}
         for view, sample in zip(views, samples, strict=True):
-            if not wanted <= view.targets.keys():
+            if "mask" not in view.targets:
                 raise DataError(
                     f"the unlabelled partner of {sample.meta.get('path', 'a sample')} brings no "
-                    "mask and confidence; use task.labels=online, or a data set with stored "
-                    "labels and train.stored_labels=True"
+                    "mask; use task.labels=online, or a data set with stored labels and "
+                    "train.stored_labels=True"
                 )
         label = torch.stack([v.targets["mask"].long() for v in views])
-        confidence = torch.stack([_unit(v.targets["confidence"]) for v in views])
+        confidence = torch.stack([_confidence(v.targets) for v in views])
         outside = (label < 0) | (label >= len(self.classes))
         return {
             "label": label.masked_fill(outside, 0),
@@ -233,6 +233,9 @@ def _pasted(values: Tensor, mixed: Tensor, box: Tensor) -> Tensor:
     return cutmix(own, own.index_copy(0, mixed, partners), box)
 
 
-def _unit(confidence: Tensor) -> Tensor:
-    """Confidences stored in 8 bits, or as they are, in [0, 1]."""
+def _confidence(targets: Mapping[str, Tensor]) -> Tensor:
+    """Stored in 8 bits, or as it is, in [0, 1]; 1 where only a mask is stored."""
+    if "confidence" not in targets:
+        return torch.ones(targets["mask"].shape)
+    confidence = targets["confidence"]
     return confidence / 255 if confidence.dtype == torch.uint8 else confidence.float()

@@ -23,6 +23,7 @@ from swath.core.data.readers import (
 from swath.core.data.spec import Protocol, read_list
 from swath.core.errors import DataError
 from swath.core.sample import Sample
+from swath.pretrain.data import RS4P1M
 from swath.pretrain.rs4p.shards import (
     INDEX,
     Index,
@@ -73,8 +74,7 @@ class ShardDataset:
     ) -> None:
         self._root = resolve_root(root)
         self._labels, self._min_confidence, self._window = labels, min_confidence, window
-        if manifest is None and (self._root / "manifest.json").is_file():
-            manifest = json.loads((self._root / "manifest.json").read_text(encoding="utf-8"))
+        manifest = _manifest(self._root) if manifest is None else manifest
         if manifest is not None:
             self.shards = [self._root / name for name in manifest["shards"]]
             protocol = protocol or Protocol(
@@ -89,6 +89,7 @@ class ShardDataset:
         self.palette = protocol.palette if protocol else ()
         self.ignore_index = protocol.ignore_index if protocol else 255
         self._index = self._open()
+        self._starts = np.searchsorted(self._index["shard"], np.arange(len(self.shards) + 1))
 
     def _open(self) -> Index:
         if (self._root / INDEX).is_file():
@@ -158,6 +159,11 @@ class ShardDataset:
         turn = place[self._index["shard"]] // self._window
         return np.lexsort((random.random(len(self)), turn))
 
+    def neighbours(self, index: int) -> range:
+        """The samples of the same shard, itself included, which an epoch reads about then."""
+        shard = int(self._index["shard"][index])
+        return range(int(self._starts[shard]), int(self._starts[shard + 1]))
+
     def _part(self, row: Any, part: str) -> bytes:
         size = int(row[f"{part}_size"])
         if not size:
@@ -186,22 +192,24 @@ class ShardDataset:
 class UnlabelledFolder:
     """Images without labels: a folder, or what a list of it names.
 
-    Lists are those of S4P: an image a line, relative to the root; a second column (the mask of the
-    released RS4P-1M) is not read, pseudo-labels being made while training.
+    Lists are those of S4P: an image a line, relative to the root; a second column, the mask of the
+    released RS4P-1M, is read with ``labels``.
 
     Args:
         root: The folder.
         list_file: A list; None takes every image below the root.
-        max_broken: Share of the images that may be absent or unreadable. They are named in
-            warnings and the next one takes their place; beyond the share, and with 0 at the first,
-            it is an error.
+        labels: Read the masks that the list names, too: ``"mask"``, as `tv_tensors.Mask`.
+        protocol: How these are read; default: that of the released ones, see `RS4P1M`.
+        max_broken: Share of the images that may be absent or unreadable, or their masks. They are
+            named in warnings and the next one takes their place; beyond the share, and with 0 at
+            the first, it is an error. What the workers of a loader find is counted together.
 
     Attributes:
-        missing: Listed images that aren't there.
+        missing: Listed images, or their masks, that aren't there.
 
     Raises:
-        DataError: If the folder, the list, or more than that share of the images is absent: the
-            first ones, and how many.
+        DataError: If the folder, the list, its masks, or more than that share of the images is
+            absent: the first ones, and how many.
     """
 
     def __init__(
@@ -209,22 +217,33 @@ class UnlabelledFolder:
         root: str | Path,
         list_file: str | Path | None = None,
         *,
+        labels: bool = False,
+        protocol: Protocol | None = None,
         max_broken: float = 0.0,
     ) -> None:
         self._root, self._max_broken = resolve_root(root), max_broken
+        self._reader = LabelReader(protocol or RS4P1M.protocol("s4p"))
+        rows: Sequence[tuple[str, ...]]
         if list_file is None:
-            names = [p.relative_to(self._root).as_posix() for p in find_images(self._root).values()]
-            self.missing: list[str] = []
+            found = find_images(self._root).values()
+            rows = [(path.relative_to(self._root).as_posix(),) for path in found]
+            missing: list[str] = []
         else:
-            listed = [columns[0] for columns in read_list(resolve_root(list_file))]
-            names, self.missing = _split_by_presence(self._root, listed)
-        self._count = len(names) + len(self.missing)
-        self._broken: dict[str, str] = dict.fromkeys(self.missing, "no such file")
-        if self.missing:
-            self._judge(f"{list_file}: ")
+            listed = [columns[: 1 + labels] for columns in read_list(resolve_root(list_file))]
+            rows, missing = _split_by_presence(self._root, listed)
+        if labels and any(len(row) < 2 for row in rows):
+            raise DataError(
+                f"{list_file or root}: not every image has a mask; labels=True needs a list with "
+                "the mask in a second column"
+            )
+        self.missing = missing
+        # blocks of memory, which forked workers share; a list of texts is copied by counting
+        self._names = np.array([row[0].encode() for row in rows])
+        self._masks = np.array([row[1].encode() for row in rows]) if labels else None
+        self._broken = torch.zeros(len(rows), dtype=torch.bool).share_memory_()
+        if missing:
+            self._judge()
             warnings.warn(f"{list_file}: {self._told()}; they are left out", stacklevel=2)
-        # one block of memory, which forked workers share; a list of texts is copied by counting
-        self._names = np.array([name.encode() for name in names])
 
     def __len__(self) -> int:
         return len(self._names)
@@ -241,31 +260,61 @@ class UnlabelledFolder:
             DataError: If more than ``max_broken`` of the images are broken.
         """
         for step in range(len(self)):
-            name = self._names[(index + step) % len(self)].decode()
-            path = self._root / name
+            place = (index + step) % len(self)
             try:
-                image, valid = read_array(path)
+                return self._read(place)
             except DataError as error:
-                if name not in self._broken:
-                    self._broken[name] = str(error)
-                    self._judge("")
+                if not self._broken[place]:
+                    self._broken[place] = True
+                    self._judge()
                     warnings.warn(f"{error}; the next image takes its place", stacklevel=2)
-                continue
-            return _sample(image, valid, {"id": name, "path": str(path)}, {})
         raise DataError(f"{self._root}: none of the images can be read: {self._told()}")
 
-    def _judge(self, where: str) -> None:
-        if len(self._broken) > self._max_broken * self._count:
+    def remarks(self) -> list[str]:
+        """What there is to say when training is over: which images couldn't be read."""
+        return [f"{self._told()}; others took their places"] if self._number_broken() else []
+
+    def _read(self, place: int) -> Sample:
+        name = self._names[place].decode()
+        image, valid = read_array(self._root / name)
+        targets = {}
+        if self._masks is not None:
+            mask = self._reader(self._root / self._masks[place].decode())
+            if mask.shape != image.shape[1:]:
+                raise DataError(
+                    f"{self._root / name}: the mask has {mask.shape[1]} x {mask.shape[0]} pixels, "
+                    f"the image {image.shape[2]} x {image.shape[1]}"
+                )
+            targets["mask"] = tv_tensors.Mask(torch.from_numpy(mask))
+        return _sample(image, valid, {"id": name, "path": str(self._root / name)}, targets)
+
+    def _number_broken(self) -> int:
+        return len(self.missing) + int(self._broken.sum())
+
+    def _judge(self) -> None:
+        if self._number_broken() > self._max_broken * (len(self) + len(self.missing)):
             raise DataError(
-                f"{where}{self._told()}, more than max_broken={self._max_broken:g} allows; mend or "
+                f"{self._told()}, more than max_broken={self._max_broken:g} allows; mend or "
                 "remove them, or raise max_broken to leave them out"
             )
 
     def _told(self) -> str:
-        first = "; ".join(f"{n}: {why}" for n, why in list(self._broken.items())[:_NAMED])
-        more = len(self._broken) - _NAMED
+        first = [f"{name}: no such file" for name in self.missing[:_NAMED]]
+        first += [self._why(place) for place in self._broken.nonzero()[:_NAMED, 0].tolist()]
+        more = self._number_broken() - _NAMED
         rest = f"; and {more} more" if more > 0 else ""
-        return f"{len(self._broken)} of {self._count} images can't be read ({first}{rest})"
+        return (
+            f"{self._root}: {self._number_broken()} of {len(self) + len(self.missing)} images "
+            f"can't be read ({'; '.join(first[:_NAMED])}{rest})"
+        )
+
+    def _why(self, place: int) -> str:
+        """Found out anew: another process may have found it first."""
+        try:
+            self._read(place)
+        except DataError as error:
+            return str(error)
+        return f"{self._names[place].decode()}: mended since"
 
 
 class _Texts(Sequence[str]):
@@ -300,6 +349,17 @@ def _sample(
     )
 
 
+def _manifest(root: Path) -> dict[str, Any] | None:
+    """What `swath data prepare rs4p` says of a folder's shards; None if others made them."""
+    try:
+        content = json.loads((root / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if isinstance(content, dict) and content.keys() >= {"shards", "classes", "palette"}:
+        return content
+    return None
+
+
 def _find_shards(root: Path) -> list[Path]:
     shards = [root] if root.is_file() else sorted(root.rglob("*.tar"))
     if not shards:
@@ -307,17 +367,30 @@ def _find_shards(root: Path) -> list[Path]:
     return shards
 
 
-def _split_by_presence(root: Path, listed: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What is there and what isn't; folders are listed once, instead of asking for every file."""
+def _split_by_presence(
+    root: Path, rows: Sequence[tuple[str, ...]]
+) -> tuple[list[tuple[str, ...]], list[str]]:
+    """Rows whose files are there, and the first names of the others.
+
+    Folders are listed once, instead of asking for every file.
+    """
     if not root.is_dir():
         raise DataError(f"{root} isn't a folder; the images of the list are expected there")
     folders: dict[str, set[str]] = {}
-    there: list[str] = []
-    missing: list[str] = []
-    for name in listed:
+
+    def is_there(name: str) -> bool:
         folder, _, file = name.rpartition("/")
         if folder not in folders:
             place = root / folder
             folders[folder] = set(os.listdir(place)) if place.is_dir() else set()
-        (there if file in folders[folder] else missing).append(name)
+        return file in folders[folder]
+
+    there: list[tuple[str, ...]] = []
+    missing: list[str] = []
+    for row in rows:
+        absent = [name for name in row if not is_there(name)]
+        if absent:
+            missing.append(absent[0])
+        else:
+            there.append(row)
     return there, missing

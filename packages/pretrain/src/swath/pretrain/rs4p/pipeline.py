@@ -161,12 +161,12 @@ def _begin(folder: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:
     manifest, unfinished = folder / MANIFEST, folder / _UNFINISHED
     begun = unfinished / "request.json"
     if manifest.is_file():
-        stored: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
+        stored = _read(manifest, "request", "samples", "shards")
         _check_same(folder, stored["request"], request)
         shutil.rmtree(unfinished, ignore_errors=True)
         return stored
     if any(unfinished.glob("part-*.npz")):
-        _check_same(folder, json.loads(begun.read_text(encoding="utf-8")), request)
+        _check_same(folder, _read(begun, "recipe"), request)
     elif begun.is_file() and begun.read_text(encoding="utf-8") != as_text(request):
         shutil.rmtree(unfinished)  # nothing of worth is there: begin anew
     elif folder.is_dir() and any(path != unfinished for path in folder.iterdir()):
@@ -176,6 +176,17 @@ def _begin(folder: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:
     with atomic_path(begun) as temporary:
         temporary.write_text(as_text(request), encoding="utf-8")
     return None
+
+
+def _read(path: Path, *names: str) -> dict[str, Any]:
+    """What an earlier run has noted, if it was one of ours."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        content = None
+    if not isinstance(content, dict) or not content.keys() >= set(names):
+        raise DataError(f"{path} isn't of a preparation, or damaged; choose an empty folder")
+    return content
 
 
 def _check_same(folder: Path, earlier: Mapping[str, Any], request: Mapping[str, Any]) -> None:
