@@ -240,7 +240,9 @@ class UnlabelledFolder:
         # blocks of memory, which forked workers share; a list of texts is copied by counting
         self._names = np.array([row[0].encode() for row in rows])
         self._masks = np.array([row[1].encode() for row in rows]) if labels else None
-        self._broken = torch.zeros(len(rows), dtype=torch.bool).share_memory_()
+        # one flag an image, and not none, which can't be shared; set by any worker of a loader
+        self._broken = torch.zeros(max(len(rows), 1), dtype=torch.bool)
+        self._broken.share_memory_()  # type: ignore[no-untyped-call]
         if missing:
             self._judge()
             warnings.warn(f"{list_file}: {self._told()}; they are left out", stacklevel=2)
