@@ -241,8 +241,7 @@ class UnlabelledFolder:
         self._names = np.array([row[0].encode() for row in rows])
         self._masks = np.array([row[1].encode() for row in rows]) if labels else None
         # one flag an image, and not none, which can't be shared; set by any worker of a loader
-        self._broken = torch.zeros(max(len(rows), 1), dtype=torch.bool)
-        self._broken.share_memory_()  # type: ignore[no-untyped-call]
+        self._broken = torch.zeros(max(len(rows), 1), dtype=torch.bool).share_memory_()
         if missing:
             self._judge()
             warnings.warn(f"{list_file}: {self._told()}; they are left out", stacklevel=2)
