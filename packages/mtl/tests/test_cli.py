@@ -55,6 +55,16 @@ def test_three_georeferenced_results_and_figures_of_chosen_tasks(
 
     assert geopandas.read_file(out / "det.gpkg").crs == "EPSG:32636"
 
+    for options, message in (
+        (("-o", str(tmp_path / "answers.tif")), "go into a folder; leave '.tif' out"),
+        (("-o", str(tmp_path / "answers.GPKG")), "go into a folder; leave '.GPKG' out"),
+        (("--vector", str(tmp_path / "answers.gpkg")), "go into a folder; leave '.gpkg' out"),
+        (("--probabilities",), "not of several tasks results"),
+    ):
+        assert swath("predict", best, image, "--tasks", "cls", "seg", *options) == 2
+        assert message in capsys.readouterr().err
+    assert not [*tmp_path.glob("answers*"), *tmp_path.glob("scene_*")]
+
     assert swath("predict", best, image, "--tasks", "seg") == 0
     assert (tmp_path / "scene_mask.tif").exists()
     capsys.readouterr()

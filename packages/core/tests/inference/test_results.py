@@ -5,8 +5,9 @@ import pytest
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 
+from swath.core.errors import ConfigError
 from swath.core.geo.raster import GeoImage, RasterInfo
-from swath.core.inference.results import SegmentationResult
+from swath.core.inference.results import SegmentationResult, check_format
 
 MASK = np.zeros((60, 80), np.uint8)
 MASK[10:30, 20:60] = 1
@@ -70,3 +71,14 @@ def test_a_notebook_shows_picture_shares_and_crs() -> None:
     assert "<roof>" not in text
     assert "20.0%" in text
     assert "EPSG:32633" in text
+
+
+@pytest.mark.parametrize("name", ["answers", "scene.2020_results", "v1.5"])
+def test_results_of_several_tasks_go_into_a_folder_of_any_name(name: str) -> None:
+    check_format(Path(name), "several tasks")
+
+
+@pytest.mark.parametrize("name", ["answers.tif", "answers.GPKG", "answers.json", "answers.txt"])
+def test_results_of_several_tasks_are_no_file(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"leave '{Path(name).suffix}' out, or choose one task"):
+        check_format(Path(name), "several tasks")

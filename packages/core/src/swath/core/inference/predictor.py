@@ -18,7 +18,7 @@ from torch import nn
 from swath.core.checkpoint.fetch import is_remote, locate
 from swath.core.errors import ConfigError, RasterError
 from swath.core.geo.raster import GeoImage, RasterInfo, open_raster, plausible
-from swath.core.inference.results import check_format
+from swath.core.inference.results import RASTER_SUFFIXES, check_format
 from swath.core.inference.tiler import (
     Plan,
     Scene,
@@ -32,8 +32,6 @@ from swath.core.plugins import resolve
 from swath.core.progress import Bar
 from swath.core.sample import Sample
 from swath.core.task import Batch, Task, to_device
-
-RASTER_SUFFIXES = (".tif", ".tiff")
 
 TILE = 1024
 """Largest side of a tile where none is chosen, px: larger ones drop out of the processor's caches,
@@ -139,10 +137,10 @@ class Predictor:
             scale: How the numbers map to the model's range if their type isn't the model's:
                 ``"lo:hi"`` or a factor; see `Radiometry.with_scale`.
             out: Where to write the result: ``.tif`` is streamed; other suffixes go through the
-                result's ``save``.
-            probabilities: Keep class probabilities too: True or ``"float32"``, or ``"uint8"``
-                (0..254 for 0..1, 255 nodata; a quarter of the size). With ``out``, they go to
-                ``<stem>_probabilities.tif``, one band a class.
+                result's ``save``. Results of several tasks go into a folder.
+            probabilities: Of a map, keep class probabilities too: True or ``"float32"``, or
+                ``"uint8"`` (0..254 for 0..1, 255 nodata; a quarter of the size). With ``out``, a
+                ``.tif``, they go to ``<stem>_probabilities.tif``, one band a class.
             classes: Vocabulary, for models that take one.
             background: With ``classes``: what else there may be, as the task understands it.
             text: A sentence, for models that take one.

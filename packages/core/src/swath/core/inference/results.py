@@ -37,8 +37,12 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "detection": _OBJECTS,
     "multi-label classification": (".json",),
     "segmentation": (".tif", ".tiff", ".png", ".gpkg", ".geojson"),
+    "several tasks": (),
 }
-"""Suffixes a result can be saved under, by the kind of task."""
+"""Suffixes a result can be saved under, by the kind of task; none where it is a folder's worth."""
+
+RASTER_SUFFIXES = (".tif", ".tiff")
+"""What is written part by part."""
 
 IN_MEMORY_BYTES = 512 << 20
 """Above this an unsaved map lives in a temporary file that the system pages in and out."""
@@ -128,7 +132,7 @@ class SegmentationResult:
         path = Path(path)
         check_format(path, "segmentation")
         suffix = path.suffix.lower()
-        if suffix in (".tif", ".tiff"):
+        if suffix in RASTER_SUFFIXES:
             self._save_tiff(path)
         elif suffix == ".png":
             self._save_png(path)
@@ -250,17 +254,17 @@ def check_format(path: Path, kind: str) -> None:
     Raises:
         ConfigError: With the suffixes that can.
     """
-    known = FORMATS.get(kind)
-    if known is not None and path.suffix.lower() not in known:
+    known, suffix = FORMATS.get(kind), path.suffix.lower()
+    if known and suffix not in known:
         raise ConfigError(
             f"{path}: a {kind} result can't be saved as '{path.suffix}'; use one of "
             f"{', '.join(known)}"
         )
-
-
-def probabilities_path(out: Path) -> Path:
-    """Where the class probabilities of a class map go."""
-    return out.with_name(f"{out.stem}_probabilities.tif")
+    if known == () and any(suffix in suffixes for suffixes in FORMATS.values()):
+        raise ConfigError(
+            f"{path}: the results of {kind} go into a folder; leave '{path.suffix}' out, or choose "
+            "one task"
+        )
 
 
 class Sink(Protocol):
