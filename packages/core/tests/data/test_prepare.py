@@ -12,7 +12,7 @@ from swath.core.data import prepare as module
 from swath.core.data.catalogue import load_dataset
 from swath.core.data.check import check_known
 from swath.core.data.detection import read_dota
-from swath.core.data.prepare import MANIFEST, prepare
+from swath.core.data.prepare import MANIFEST, cut_scene, prepare
 from swath.core.errors import DataError
 from swath.core.geo.windows import starts
 
@@ -163,6 +163,31 @@ def test_scenes_whose_labels_are_not_public_are_cut_too(tmp_path: Path) -> None:
     assert [p.stem for p in (tmp_path / "out/test-dev/images").iterdir()] == ["P0009__100__0___0"]
     everything = load_dataset("dota", tmp_path / "out", "all")
     assert "boxes" not in everything[everything.ids.index("P0009__100__0___0")].targets
+
+
+def test_a_scene_is_cut_in_memory_as_on_disk(tmp_path: Path) -> None:
+    save(tmp_path / "raw/val/images/P0007.png", noise(1100, 1300))
+    (tmp_path / "raw/val/labelTxt").mkdir()
+    (tmp_path / "raw/val/labelTxt/P0007.txt").touch()
+    prepare("dota", tmp_path / "raw", tmp_path / "out")
+    cut = {
+        f"P0007__1024__{column}___{row}": pixels
+        for row, column, pixels in cut_scene("dota", tmp_path / "raw/val/images/P0007.png")
+    }
+    written = {p.stem: np.array(Image.open(p)) for p in (tmp_path / "out/val/images").iterdir()}
+    assert cut.keys() == written.keys()
+    assert all(np.array_equal(cut[name], written[name]) for name in cut)
+
+
+def test_grey_and_small_scenes_are_cut_into_padded_rgb(tmp_path: Path) -> None:
+    grey = noise(40, 50)[..., 0]
+    save(tmp_path / "grey.png", grey)
+    ((row, column, pixels),) = cut_scene("dota", tmp_path / "grey.png")
+    assert (row, column) == (0, 0)
+    assert np.array_equal(pixels[:40, :50], np.repeat(grey[..., None], 3, axis=2))
+    assert (pixels[40:] == module.RECIPES["dota"].pad).all()
+    with pytest.raises(DataError, match="'loveda' is used as it is distributed"):
+        next(cut_scene("loveda", tmp_path / "grey.png"))
 
 
 def test_no_object_of_dota_is_lost_where_overlap_exceeds_its_size(tmp_path: Path) -> None:

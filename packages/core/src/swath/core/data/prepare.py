@@ -206,6 +206,26 @@ def prepare(
     return Prepared(len(manifest.entries), skipped, manifest.tiles)
 
 
+def cut_scene(name: str, image: Path) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
+    """The tiles of one scene as `prepare` cuts those that are judged on, without writing them.
+
+    Args:
+        name: Of the data set.
+        image: The scene.
+
+    Yields:
+        Row and column where a tile begins, and its pixels ``(H, W, 3)``, padded as the set's are.
+
+    Raises:
+        DataError: If the set isn't cut into tiles, or the scene hasn't 8 bits a band.
+        RasterError: If the scene can't be read.
+    """
+    recipe = _recipe(name)
+    with open_raster(image, max_pixels=_MAX_PIXELS) as scene:
+        for row, column, pixels in _tiles(scene, recipe.size, recipe.size - recipe.overlap_val):
+            yield row, column, _padded(_rgb(pixels, image), recipe.size, recipe.pad)
+
+
 def _recipe(name: str) -> Recipe:
     if name in RECIPES:
         return RECIPES[name]
@@ -374,10 +394,10 @@ class _Cutter:
                 }
                 image, label = recipe.images.format(**values), recipe.labels.format(**values)
                 files = [image]
-                self._save(image, self._padded(_rgb(pixels, item.image), recipe.pad))
+                self._save(image, _padded(_rgb(pixels, item.image), recipe.size, recipe.pad))
                 if mask is not None:
                     ignored = None if recipe.pad is None else self._ignored
-                    self._save(label, self._padded(mask, ignored))
+                    self._save(label, _padded(mask, recipe.size, ignored))
                     files.append(label)
                 elif lines is not None:
                     with atomic_path(self._target / label) as temporary:
@@ -407,16 +427,6 @@ class _Cutter:
                 codes = np.moveaxis(stored[:3], 0, -1) if len(stored) >= 3 else stored[0]
                 where = f"{item.label}, in the tile from row {row}, column {column}"
                 yield row, column, pixels, self._reader.apply(codes, where=where)
-
-    def _padded(self, array: _Pixels, value: Any) -> _Pixels:
-        """A tile of full size, the array in its upper left corner; as it is if value is None."""
-        size = self._recipe.size
-        if value is None or array.shape[:2] == (size, size):
-            return array
-        full = np.empty((size, size, *array.shape[2:]), array.dtype)
-        full[...] = value
-        full[: array.shape[0], : array.shape[1]] = array
-        return full
 
     def _save(self, name: str, array: _Pixels) -> None:
         path = self._target / name
@@ -450,6 +460,16 @@ def _rgb(pixels: _Pixels, path: Path) -> _Pixels:
         raise DataError(f"{path}: {pixels.dtype} pixels; the set's scenes have 8 bits a band")
     chosen = pixels[:3] if len(pixels) >= 3 else np.repeat(pixels[:1], 3, axis=0)
     return np.ascontiguousarray(np.moveaxis(chosen, 0, -1))
+
+
+def _padded(array: _Pixels, size: int, value: Any) -> _Pixels:
+    """A tile of full size, the array in its upper left corner; as it is if value is None."""
+    if value is None or array.shape[:2] == (size, size):
+        return array
+    full = np.empty((size, size, *array.shape[2:]), array.dtype)
+    full[...] = value
+    full[: array.shape[0], : array.shape[1]] = array
+    return full
 
 
 class _Placed:
