@@ -92,6 +92,20 @@ def test_a_preview_is_written_where_asked(swath: Swath, root: Path) -> None:
         assert sheet.mode == "RGB"
 
 
+def test_yolo_labels_are_checked_and_shown(swath: Swath, root: Path) -> None:
+    (root / "labels").mkdir()
+    for number in range(3):
+        (root / f"labels/{number}.txt").write_text("1 0.2 0.2 0.8 0.2 0.8 0.7 0.2 0.7\n")
+    arguments = [root, "--images", "images", "--labels", "labels", "--classes", "plane,ship"]
+    code, out, err = swath("data", "check", *arguments, "--format", "yolo-obb", "--json")
+    assert code == 0, err
+    assert json.loads(out)["histogram"] == {"plane": 0, "ship": 3}
+    sheet = root / "sheet.png"
+    code, _, err = swath("data", "preview", *arguments, "--format", "yolo-obb", "-o", sheet)
+    assert code == 0, err
+    assert Image.open(sheet).size[0] > 16
+
+
 def test_an_archive_is_unpacked(swath: Swath, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as bundle:
         bundle.writestr("set/1.txt", "one")

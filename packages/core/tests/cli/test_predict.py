@@ -5,6 +5,7 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
+from PIL import Image
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 
@@ -92,6 +93,12 @@ def test_several_images_go_to_a_folder_and_one_bad_one_stops_nothing(
     assert "b.tif: 5 band" in capsys.readouterr().err
     assert (tmp_path / "out" / "a_mask.tif").exists()
     assert not (tmp_path / "out" / "b_mask.tif").exists()
+    folder = tmp_path / "Result"
+    arguments = (checkpoint, good, write(tmp_path / "c.tif"), "-o", folder, "--ending", ".png")
+    assert swath(monkeypatch, "predict", *arguments) == 0
+    assert sorted(p.name for p in folder.iterdir()) == ["a.png", "c.png"]
+    with Image.open(folder / "a.png") as indices:
+        assert set(np.unique(np.asarray(indices))) <= {0, 1}
 
 
 @pytest.mark.parametrize(
@@ -105,6 +112,9 @@ def test_several_images_go_to_a_folder_and_one_bad_one_stops_nothing(
         (["a.tif", "--background", "0.4"], "give classes too"),
         (["a.tif", "--tile", "64"], "tile=64 is too small"),
         (["a.tif", "-o", "a.jpg"], "can't be saved as '.jpg'"),
+        (["a.tif", "-o", "a.png", "--probabilities"], "written beside a .tif; change the suffix"),
+        (["a.tif", "-o", "b.tif", "--ending", ".png"], "leave --ending out, or give a folder"),
+        (["a.tif", "--yolo"], "YOLO-OBB is for objects, not for segmentation"),
         (["a.tif", "--vector", "a.shp"], "written as .gpkg or .geojson"),
         (["a.tif", "a.tif", "-o", "out"], "same name"),
         (["16.tif"], "stored as uint16"),

@@ -141,6 +141,25 @@ def test_a_bad_quad_is_found_by_its_line(tmp_path: Path, quad: str, message: str
     assert report.histogram == {"ship": 2}
 
 
+def test_yolo_quads_are_measured_in_pixels(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    noise(0).save(tmp_path / "images/a.png")
+    lines = [
+        "0 0.1 0.1 0.6 0.1 0.6 0.6 0.1 0.6",
+        "0 3 3 4 3 4 4 3 4",
+        "1 0 0 0.01 0 0.01 0.01 0 0.01",
+    ]
+    (tmp_path / "labels/a.txt").write_text("\n".join(lines))
+    report = check_folders(
+        tmp_path / "images", tmp_path / "labels", TWO, kind="yolo-obb", progress=False
+    )
+    outside, degenerate = (fault.message for fault in report.faults)
+    assert outside == "line 2: lies outside the picture of 16 x 16"
+    assert degenerate.startswith("line 3: degenerate")
+    assert report.histogram == {"ground": 2, "roof": 1}
+
+
 @pytest.mark.parametrize(("angle", "faults"), [(math.pi / 3, 0), (60.0, 1)])
 def test_an_angle_in_degrees_is_found(tmp_path: Path, angle: float, faults: int) -> None:
     (tmp_path / "images").mkdir()

@@ -79,7 +79,7 @@ _Classes = Annotated[
     str | None, typer.Option(help="Class names in index order, with commas between.")
 ]
 _Kind = Annotated[
-    str, typer.Option("--format", help="mask, dota, voc, voc-rotated, vhr10 or coco.")
+    str, typer.Option("--format", help="mask, dota, yolo-obb, voc, voc-rotated, vhr10 or coco.")
 ]
 _Split = Annotated[str | None, typer.Option(help="One split, or a list file; default: all.")]
 _Protocol = Annotated[str | None, typer.Option(help="How a named set's labels are read.")]
@@ -282,7 +282,7 @@ def _own_folder(
 def _own_dataset(
     images: Path, labels: Path, protocol: "Protocol", kind: str, ids: str | None
 ) -> object:
-    from swath.core.data import CocoJson, DotaText, FolderSegmentation, VocXml
+    from swath.core.data import CocoJson, DotaText, FolderSegmentation, VocXml, YoloObb
 
     if kind == "mask":
         return FolderSegmentation(images, labels, ids, protocol)
@@ -290,6 +290,8 @@ def _own_dataset(
         return CocoJson(labels, images, protocol.classes)
     if kind == "dota":
         return DotaText(images, labels, protocol.classes, ids)
+    if kind == "yolo-obb":
+        return YoloObb(images, labels, protocol.classes, ids)
     if kind in ("voc", "voc-rotated"):
         rotated = kind == "voc-rotated"
         return VocXml(images, labels, protocol.classes, ids, rotated=rotated)
@@ -299,7 +301,7 @@ def _own_dataset(
 def _known_kind(kind: str) -> str:
     from swath.core.errors import suggest
 
-    known = ["mask", "dota", "voc", "voc-rotated", "vhr10", "coco"]
+    known = ["mask", "dota", "yolo-obb", "voc", "voc-rotated", "vhr10", "coco"]
     if kind not in known:
         raise DataError(f"--format '{kind}' isn't known{suggest(kind, known)}")
     return kind

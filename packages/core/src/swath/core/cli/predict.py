@@ -104,6 +104,17 @@ def predict(
         int | None, typer.Option(min=1, help="Tiles at once; default 1 on a CPU, 4 on a GPU.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`, ...")] = None,
+    ending: Annotated[
+        str | None,
+        typer.Option(
+            help="What follows an image's name in a folder of results: `.png`, `_roofs.gpkg`. "
+            "Default: as of --out."
+        ),
+    ] = None,
+    yolo: Annotated[
+        bool,
+        typer.Option("--yolo", help="Write objects as YOLO-OBB labels, IMAGE.txt; without scores."),
+    ] = False,
     vector: Annotated[
         Path | None, typer.Option(help="Also write polygons: .gpkg or .geojson (one image only).")
     ] = None,
@@ -140,6 +151,8 @@ def predict(
     `swath predict run/best.safetensors scene.tif --task counting --classes ship,vehicle`
 
     `swath predict run/best.safetensors scene.tif --out results/ --tasks cls det seg`
+
+    `swath predict run/best.safetensors *.png --out Result/ --ending .png`
     """
     _check_folder(images, out)
     if vector is not None and len(images) > 1:
@@ -149,16 +162,24 @@ def predict(
     numbers = _numbers(bands)
 
     from swath.core.inference.predictor import load_model
-    from swath.core.inference.results import probabilities_path
+    from swath.core.inference.results import check_format, probabilities_path
 
     predictor = load_model(model, weights=weights, device=device, task=task)
+    kind = predictor.task.kind
+    if vector is not None:
+        check_format(vector, kind)
     if save_cost_maps and not hasattr(predictor, "cost_maps"):
         raise ConfigError(f"{model} has no cost maps; leave --save-cost-maps out")
     if templates is not None:
         if not hasattr(predictor, "with_ensemble"):
             raise ConfigError(f"{model} puts no classes into sentences; leave --templates out")
         predictor = predictor.with_ensemble(_templates(templates))
-    targets = _targets(images, out, ENDINGS.get(predictor.task.kind, "_mask.tif"))
+    usual = ".txt" if yolo else ENDINGS.get(kind, "_mask.tif")
+    targets = _targets(images, out, ending or usual)
+    if ending and targets == [out]:
+        raise ConfigError(f"{out} is a whole name; leave --ending out, or give a folder")
+    if yolo:
+        _check_yolo(targets, kind)
     costs = [
         target.with_name(f"{image.stem}_cost_maps") if save_cost_maps else None
         for image, target in zip(images, targets, strict=True)
@@ -182,7 +203,7 @@ def predict(
     reports, failures = [], []
     for image, target, maps in zip(images, targets, costs, strict=True):
         try:
-            reports.append(_one(predictor, image, target, vector, maps, options))
+            reports.append(_one(predictor, image, target, vector, maps, yolo, options))
         except SwathError as error:
             if len(images) == 1:
                 raise
@@ -215,6 +236,13 @@ def _targets(images: list[Path], out: Path | None, ending: str) -> list[Path]:
     if len(set(targets)) < len(targets):
         raise ConfigError("two images have the same name; give them different folders with --out")
     return targets
+
+
+def _check_yolo(targets: list[Path], kind: str) -> None:
+    if kind != "detection":
+        raise ConfigError(f"YOLO-OBB is for objects, not for {kind}; leave --yolo out")
+    if any(path.suffix.lower() != ".txt" for path in targets):
+        raise ConfigError(f"{targets[0]}: YOLO-OBB labels are .txt files; change the suffix")
 
 
 def _names(text: str | None) -> list[str] | None:
@@ -252,6 +280,7 @@ def _one(
     target: Path,
     vector: Path | None,
     costs: Path | None,
+    yolo: bool,
     options: dict[str, Any],
 ) -> dict[str, Any]:
     from swath.core.geo.raster import open_raster
@@ -259,7 +288,9 @@ def _one(
     start = time.monotonic()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        result = predictor.predict(image, out=target, **options)
+        result = predictor.predict(image, out=None if yolo else target, **options)
+    if yolo:
+        result.save_yolo(target)
     seconds = time.monotonic() - start
     probabilities = getattr(result, "probabilities_path", None)
     written = [target, *([probabilities] if probabilities else [])]

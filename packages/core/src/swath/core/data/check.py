@@ -46,7 +46,13 @@ KINDS = {
 """What findings are about."""
 
 _SPLITS = ("train", "val", "valid", "validation", "test")
-_LABEL_SUFFIX = {"dota": ".txt", "vhr10": ".txt", "voc": ".xml", "voc-rotated": ".xml"}
+_LABEL_SUFFIX = {
+    "dota": ".txt",
+    "vhr10": ".txt",
+    "voc": ".xml",
+    "voc-rotated": ".xml",
+    "yolo-obb": ".txt",
+}
 
 
 @dataclass(frozen=True)
@@ -394,9 +400,14 @@ class _Inspector:
         seen.counts = np.bincount(
             np.array(labels, dtype=np.int64), minlength=len(self.protocol.classes)
         )
+        boxes = objects.boxes
+        if self.kind == "yolo-obb":
+            if shape is None:
+                return  # shares of a size that nobody knows
+            boxes = boxes * np.tile(shape[::-1], 4)
         seen.findings += [
             Finding("box", str(label), f"{place}: {message}")
-            for place, box in zip(objects.places, objects.boxes, strict=True)
+            for place, box in zip(objects.places, boxes, strict=True)
             for message in _box_faults(box, shape)
         ]
 
