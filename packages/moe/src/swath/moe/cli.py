@@ -55,15 +55,18 @@ def dota(
     labels: Annotated[
         Path | None, typer.Option(help="Folder of their labelTxt files: computes AP50 as well.")
     ] = None,
-    task: Annotated[str, typer.Option(help="Which task of the model.")] = "dota",
+    task: Annotated[
+        str | None,
+        typer.Option(help="Which task, of a model of several data sets. Default: dota."),
+    ] = None,
     weights: Annotated[str | None, typer.Option(help="Weights for a model named.")] = None,
     device: Annotated[str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`, ...")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
 ) -> None:
     """Search whole DOTA scenes and write the archive that its server takes.
 
-    Tiles of 1024 px that share 200 are joined by rotated suppression at IoU 0.5, for AP of your own
-    at 0.1.
+    The tiles are those of `swath data prepare dota`, 1024 px that share 200; their objects are
+    joined by rotated suppression at IoU 0.5, for AP of your own at 0.1.
 
     Example: `swath moe dota runs/moe_det_vitb/best.safetensors $DATA/val/images --labels
     $DATA/val/labelTxt -o submission.zip`
@@ -79,14 +82,16 @@ def dota(
     if out.exists() and not overwrite:
         raise ConfigError(f"{out} exists; choose another name or say --overwrite")
     scenes = find_images(images)
-    predictor = load_model(model, weights=weights, device=device, task=task)
+    predictor = load_model(model, weights=weights, device=device)
+    if task is not None or hasattr(predictor.task, "select"):
+        predictor = predictor.for_task(task or "dota")
     truth = DotaText(images, labels, predictor.classes) if labels is not None else None
-    found = server.search(predictor, scenes, progress=True)
+    ious = (server.SERVER_IOU,) if truth is None else (server.SERVER_IOU, server.OWN_IOU)
+    found, *own = server.search(predictor, scenes, ious, progress=True)
     server.submission(found, predictor.classes, out)
     typer.echo(f"written  {out}: {sum(map(len, found.values()))} objects in {len(found)} scenes")
     if truth is not None:
-        own = server.search(predictor, scenes, server.OWN_IOU, progress=True)
-        figures = server.judge(own, truth)
+        figures = server.judge(own[0], truth)
         for name, row in figures["per_class"].items():
             value = "-" if row["AP"] is None else f"{row['AP']:.4f}"
             typer.echo(f"{name:22} {value}  ({row['objects']} objects)")
