@@ -8,8 +8,10 @@ from typer.testing import CliRunner
 
 from swath.core.checkpoint.store import load_pair, save_model
 from swath.core.config import TrainConfig
+from swath.core.data.radiometry import Radiometry
 from swath.core.engine import train
 from swath.core.errors import CheckpointError, ConfigError
+from swath.core.inference.protocols import EvaluationMode
 from swath.core.models.unet import UNet
 from swath.core.segmentation import SegmentationTask
 from swath.core.spec import Spec
@@ -130,6 +132,39 @@ def test_a_detector_gains_a_task_too(detection: TrainConfig, tmp_path: Path) -> 
         "roi_head.fc_cls.weight",
         "roi_head.fc_cls.bias",
     ]
+
+
+def test_a_new_task_reads_images_as_the_one_that_it_begins_from(
+    tiny: TrainConfig, tmp_path: Path
+) -> None:
+    bands = ["blue", "green", "red", "nir"]
+    fields = Spec(
+        SegmentationTask,
+        classes=["ground", "crop", "fallow"],
+        radiometry=Spec(
+            Radiometry, bands=bands, dtype="uint16", scale=1e-4, mean=[0.1] * 4, std=[0.05] * 4
+        ),
+        ignore_index=250,
+        palette=[[0, 0, 0], [1, 1, 1], [2, 2, 2]],
+        class_weights=[1.0, 2.0, 3.0],
+        mean_without=["fallow"],
+        dice_weight=0.5,
+        gsd_m=10.0,
+        evaluation=Spec(EvaluationMode, mode="slide", size=32, step=16),
+    )
+    task = Spec(MultiDatasetSegmentationTask, tasks={**tiny.task["tasks"], "fields": fields})
+    path, grown = tmp_path / "bands.safetensors", tmp_path / "grown.safetensors"
+    save_model(path, tiny.model.build(), tiny.model, task)
+    add_expert(path, "roads", ROADS["classes"], grown, like="fields")
+    _, made, _ = load_pair(grown)
+    old, new = made.tasks["fields"], made.tasks["roads"]
+    for attribute in ("radiometry", "ignore_index", "dice_weight", "gsd_m", "evaluation"):
+        assert getattr(new, attribute) == getattr(old, attribute), attribute
+    assert (list(new.radiometry.bands), new.radiometry.dtype) == (bands, "uint16")
+    assert new.class_weights is None
+    assert len(set(new.palette)) == len(new.classes) == 3
+    assert new.palette != old.palette
+    new.metrics()  # knows no class 'fallow'
 
 
 def test_a_model_with_experts_for_tokens_gains_a_decoder_and_a_head(

@@ -14,6 +14,9 @@ from swath.moe.models.many_tasks import ManyTasks, check_task_name
 from swath.moe.models.vit_moe import ViTMoE
 from swath.moe.task import MultiDatasetTask
 
+_OF_CLASSES = ("palette", "class_weights", "mean_without")
+"""Arguments of a data set's task that speak of its classes."""
+
 
 def add_expert(
     checkpoint: str | Path,
@@ -26,7 +29,8 @@ def add_expert(
     """Write a copy of a checkpoint whose model has one more task.
 
     The new task's experts and decoder, or detection head, are copies of another task's; what scores
-    its classes is drawn anew. What the model says for the other tasks stays as it is, bit for bit.
+    its classes is drawn anew. It reads and judges images as the other task does, whatever bands and
+    number type these have. What the model says for the other tasks stays as it is, bit for bit.
     Train it with ``init_from`` and ``trained=[name]`` (see `MDFSegmenter` and `MDFDetector`), and
     that holds for the trained model too.
 
@@ -70,7 +74,9 @@ def add_expert(
     load_strict(grown, state, where=str(checkpoint))
 
     task_spec = from_data(about["task"])
-    own = Spec(type(task.tasks[template]), classes=list(classes))
+    like_spec: Spec = task_spec["tasks"][template]
+    shared = {k: v for k, v in like_spec.kwargs.items() if k not in _OF_CLASSES}
+    own = Spec(like_spec.target, **{**shared, "classes": list(classes)})
     task_spec["tasks"] = {**task_spec["tasks"], name: own}
     save_model(out, grown, model_spec, task_spec, card=about["card"])
 
