@@ -1,5 +1,8 @@
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from swath.core.backbones.vit import Size, ViT
@@ -160,6 +163,22 @@ def test_a_model_started_from_s4p_has_its_features_for_every_task(official: bool
             torch.testing.assert_close(
                 model.decoders[name](own), source.decoder(maps), rtol=1e-10, atol=1e-10
             )
+
+
+def test_a_model_of_any_size_starts_from_a_file_of_s4p(tmp_path: Path) -> None:
+    source = s4p().float()
+    save_file(source.state_dict(), tmp_path / "s4p.safetensors")
+    backbone = ViTMoE(num_experts=3, part_features=8, **(VIT | {"img_size": 64}))
+    model = MDFSegmenter(backbone, TASKS, width=16, weights=tmp_path / "s4p.safetensors").eval()
+    for own, plain in zip(model.backbone.layers, source.backbone.layers, strict=True):
+        whole = plain.ffn.layers[1]
+        for expert in own.ffn.experts:
+            assert torch.equal(expert.weight, whole.weight[-8:])
+        assert torch.equal(own.ffn.layers[1].weight, whole.weight[:-8])
+    batch = images(1, 64).float()  # a plain ViT resizes its embedding itself
+    with torch.no_grad():
+        for own, theirs in zip(model.backbone(batch, 1), source.backbone(batch), strict=True):
+            torch.testing.assert_close(own, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_own_and_official_mdf_weights_are_taken_too() -> None:

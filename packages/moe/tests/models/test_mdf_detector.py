@@ -1,7 +1,9 @@
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from swath.core.backbones.vit import Size, ViT
@@ -203,6 +205,17 @@ def test_starts_from_a_plain_backbone_whose_features_every_task_then_has() -> No
     assert all(torch.equal(v, model.state_dict()[k]) for k, v in again.state_dict().items())
     with pytest.raises(CheckpointError, match="doesn't fit"):
         load_mdf_detector(again, {"pos_embed": torch.zeros(1, 16, 32)})
+
+
+def test_a_detector_of_any_size_starts_from_a_file_of_a_plain_backbone(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    plain = ViT(img_size=32, embed_dims=32, num_layers=4, num_heads=2, out_indices=[0, 1, 2, 3])
+    save_file(plain.state_dict(), tmp_path / "vit.safetensors")
+    model = tiny(weights=tmp_path / "vit.safetensors")
+    for own, theirs in zip(model.backbone.layers, plain.layers, strict=True):
+        whole = theirs.ffn.layers[1].weight
+        for expert in own.ffn.experts:
+            assert torch.equal(torch.cat([own.ffn.layers[1].weight, expert.weight]), whole)
 
 
 def test_refuses_unknown_tasks_and_presets() -> None:

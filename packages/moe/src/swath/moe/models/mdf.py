@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from swath.core.backbones.vit import Size
 from swath.core.checkpoint.fetch import locate
-from swath.core.checkpoint.official import load_strict
+from swath.core.checkpoint.official import load_strict, resize_position_embedding, square_grid
 from swath.core.checkpoint.safe import load_file
 from swath.core.heads import UPerNet
 from swath.core.heads.upernet import Norm
@@ -66,6 +66,7 @@ class MDFSegmenter(ManyTasks):
         dead_classifier: See `UPerNet`.
         trained: Names of the tasks that are trained: everything that isn't theirs alone is frozen,
             so that the outputs of all other tasks stay as they are, bit for bit. None trains all.
+        weights: File to start from, or where to fetch it; see `load_mdf`.
 
     Attributes:
         tasks: ``tasks``.
@@ -73,6 +74,7 @@ class MDFSegmenter(ManyTasks):
     Raises:
         ConfigError: If there are more tasks than experts, a name can't be one, or ``trained`` names
             an unknown task.
+        CheckpointError: If ``weights`` doesn't fit.
 
     Source:
         S5 dossier a.3, a.4, official `UperNet` of `upernet_mdf.py`.
@@ -90,6 +92,7 @@ class MDFSegmenter(ManyTasks):
         dropout: float = 0.1,
         dead_classifier: bool = False,
         trained: Sequence[str] | None = None,
+        weights: str | Path | None = None,
     ) -> None:
         super().__init__(backbone, tasks)
         self.decoders = nn.ModuleDict(
@@ -104,6 +107,8 @@ class MDFSegmenter(ManyTasks):
         )
         if trained is not None:
             self.freeze_but(trained)
+        if weights is not None:
+            load_mdf(self, load_file(locate(weights)), where=str(weights))
 
     def forward(self, image: Tensor, task_ids: Tensor | int) -> TaskLogits:
         """Score every pixel by the classes of the image's task.
@@ -154,7 +159,7 @@ def mdf_segmenter(
         img_size: Side the position embedding is made for: 512 in every released file.
         checkpointing: Recompute activations in the backward pass.
         trained: See `MDFSegmenter`.
-        weights: File to start from, or where to fetch it; see `load_mdf`.
+        weights: See `MDFSegmenter`.
 
     Raises:
         CheckpointError: If ``weights`` doesn't fit.
@@ -164,10 +169,7 @@ def mdf_segmenter(
     """
     tasks = sets.num_classes() if tasks is None else tasks
     backbone = vit_moe(size, len(tasks), img_size=img_size, checkpointing=checkpointing)
-    model = MDFSegmenter(backbone, tasks, dead_classifier=True, trained=trained)
-    if weights is not None:
-        load_mdf(model, load_file(locate(weights)), where=str(weights))
-    return model
+    return MDFSegmenter(backbone, tasks, dead_classifier=True, trained=trained, weights=weights)
 
 
 def load_mdf(
@@ -178,7 +180,8 @@ def load_mdf(
     Args:
         model: Takes the weights.
         state: Of an MDF model, official or ours; or of an S4P model, official or ours, whose
-            classes are others, so that the heads stay as they are (see `s4p_to_moe`).
+            classes are others, so that the heads stay as they are (see `s4p_to_moe`). Its position
+            embedding is resized to the model's. Official decoders have a ``dead_classifier``.
         where: What to call the checkpoint in an error.
 
     Raises:
@@ -189,10 +192,15 @@ def load_mdf(
         return
     backbone = task_experts(model, where)
     state = s4p_to_moe(state, list(model.tasks), backbone.num_experts, backbone.part_features)
+    if (embedding := state.get(_POSITION)) is not None:
+        grid = square_grid(embedding)
+        state[_POSITION] = resize_position_embedding(embedding, grid, backbone.grid)
     load_strict(model, state, where=where, may_miss=("classifiers.",))
 
 
 # --- from official checkpoints, and from S4P to MoE -----------------------------------------------
+
+_POSITION = "backbone.pos_embed"
 
 _OFFICIAL_SUFFIXES = {
     "vaihingen": ("", "_vaihingen"),

@@ -51,6 +51,7 @@ class MDFDetector(ManyTasks):
         tasks: Number of classes of each task, by name. The order is that of the experts.
         trained: Names of the tasks that are trained: everything that isn't theirs alone is frozen,
             so that what the model finds for all other tasks stays as it is. None trains all.
+        weights: File to start from, or where to fetch it; see `load_mdf_detector`.
         **head: See `OrientedRCNNHead`.
 
     Attributes:
@@ -58,6 +59,7 @@ class MDFDetector(ManyTasks):
 
     Raises:
         ConfigError: As of `ManyTasks`, or if ``trained`` names an unknown task.
+        CheckpointError: If ``weights`` doesn't fit.
 
     Source:
         S5 dossier a.5, official `OBBTwoStageDetectorMTD`.
@@ -71,6 +73,7 @@ class MDFDetector(ManyTasks):
         backbone: ViTMoE | TokenViTMoE,
         tasks: Mapping[str, int],
         trained: Sequence[str] | None = None,
+        weights: str | Path | None = None,
         **head: Any,
     ) -> None:
         super().__init__(backbone, tasks)
@@ -83,6 +86,8 @@ class MDFDetector(ManyTasks):
         )
         if trained is not None:
             self.freeze_but(trained)
+        if weights is not None:
+            load_mdf_detector(self, load_file(locate(weights)), where=str(weights))
 
     def forward(
         self,
@@ -156,7 +161,7 @@ def mdf_detector(
             140,642,652.
         checkpointing: Recompute activations in the backward pass.
         trained: See `MDFDetector`.
-        weights: File to start from, or where to fetch it; see `load_mdf_detector`.
+        weights: See `MDFDetector`.
 
     Raises:
         CheckpointError: If ``weights`` doesn't fit.
@@ -166,10 +171,7 @@ def mdf_detector(
     """
     tasks = detection_sets.num_classes() if tasks is None else tasks
     backbone = vit_moe(size, len(tasks), img_size=img_size, checkpointing=checkpointing)
-    model = MDFDetector(backbone, tasks, trained=trained)
-    if weights is not None:
-        load_mdf_detector(model, load_file(locate(weights)), where=str(weights))
-    return model
+    return MDFDetector(backbone, tasks, trained=trained, weights=weights)
 
 
 def single_detector(
