@@ -66,6 +66,8 @@ def test_the_baselines_learn_one_set_with_the_same_recipe(name: str, classes: in
     assert config.train == multi.train["parts"][name]
     assert config.task == multi.task["tasks"][name]
     assert (config.val is None) == (name == "loveda")
+    assert config.test is not None
+    assert (config.test["name"], config.test["split"]) == (name, "val")
     with torch.device("meta"):
         model = config.model.build()
     if classes == 5:

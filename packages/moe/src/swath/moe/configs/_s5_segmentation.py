@@ -16,7 +16,7 @@ from swath.moe.models.mdf import mdf_segmenter
 from swath.moe.task import MultiDatasetSegmentationTask
 
 TRAIN_SPLITS = {"vaihingen": "train", "potsdam": "train", "openearthmap": "train", "loveda": "all"}
-"""LoveDA is trained on with its validation images, so that it isn't validated."""
+"""LoveDA is trained on with its validation images, so that it isn't validated in training."""
 
 VALIDATED = ("vaihingen", "potsdam", "openearthmap")
 

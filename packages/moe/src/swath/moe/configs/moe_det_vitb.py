@@ -5,6 +5,9 @@ Run:     swath data prepare dota RAW $SWATH_DATA/dota
          (2 images of each set for each of 4 GPUs; on one, --set accumulate=4; an epoch is a pass
          over the longer set: where DOTA's tiles are more than DIOR-R's 11,725 images, --set
          iterations=N with N = 12 * tiles / 8)
+         `swath test` gives DOTA's AP tile by tile. That of whole scenes, as published, and the
+         archive for its server: swath moe dota CHECKPOINT RAW/val/images --labels RAW/val/labelTxt
+         --out val.zip
 Source:  S5, Lv et al. 2025, arXiv:2508.12409; MiliLab/S5, RS_Finetune/Object_Detection,
          configs/obb/oriented_rcnn/mtd. There DIOR-R is read in one fixed order, here shuffled; the
          heads begin as Oriented R-CNN's do, not as torch leaves them; the position embedding decays

@@ -3,6 +3,9 @@
 Run:     torchrun --nproc-per-node 2 --no-python swath train moe_seg_vitl
          (12 images of each set for each of 2 GPUs; on one, --set accumulate=2; from your own S4P
          run, --set model.weights=runs/.../best.safetensors)
+         LoveDA trains on its validation images too and isn't validated. Maps for its server:
+         swath predict CHECKPOINT $SWATH_DATA/loveda/Test/*/images_png/*.png --task loveda
+         --out Result --ending .png
 Source:  S5, Lv et al. 2025, arXiv:2508.12409; MiliLab/S5, RS_Finetune/Semantic_Segmentation,
          configs/rsseg.yaml and md_finetune.py. There the rate falls from epoch to epoch, here from
          step to step

@@ -2,6 +2,9 @@
 
 Run:     torchrun --nproc-per-node 4 --no-python swath train single_det_dota
          (larger: --set model.size=l --set model.weights=$SWATH_DATA/weights/vit_l_s4p.pth)
+         `swath test` gives the AP tile by tile. That of whole scenes, as published, and the archive
+         for DOTA's server: swath moe dota CHECKPOINT RAW/val/images --labels RAW/val/labelTxt
+         --out val.zip
 Source:  S5, Lv et al. 2025, arXiv:2508.12409, columns "Single"; the recipe of `moe_det_vitb`, since
          the authors publish no other
 Expect:  not run here: it needs the data and GPUs
