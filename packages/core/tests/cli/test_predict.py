@@ -112,7 +112,7 @@ def test_several_images_go_to_a_folder_and_one_bad_one_stops_nothing(
         (["a.tif", "--background", "0.4"], "give classes too"),
         (["a.tif", "--tile", "64"], "tile=64 is too small"),
         (["a.tif", "-o", "a.jpg"], "can't be saved as '.jpg'"),
-        (["a.tif", "-o", "a.png", "--probabilities"], "written beside a .tif; change the suffix"),
+        (["a.tif", "-o", "a.png", "--probabilities"], "written beside a .tif only"),
         (["a.tif", "-o", "b.tif", "--ending", ".png"], "leave --ending out, or give a folder"),
         (["a.tif", "--yolo"], "YOLO-OBB is for objects, not for segmentation"),
         (["a.tif", "--vector", "a.shp"], "written as .gpkg or .geojson"),

@@ -267,6 +267,11 @@ def check_format(path: Path, kind: str) -> None:
         )
 
 
+def probabilities_path(out: Path) -> Path:
+    """Where the class probabilities of a class map go."""
+    return out.with_name(f"{out.stem}_probabilities.tif")
+
+
 class Sink(Protocol):
     """Takes the finished parts of a class map."""
 
