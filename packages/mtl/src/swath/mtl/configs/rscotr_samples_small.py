@@ -82,10 +82,10 @@ train = _data("train")
 test = _data("test")
 
 optimizer = _scenes.optimizer()
-iterations = 400
+iterations = 1200
 batch_size = 4
 num_workers = 0  # images are kept once read
-checkpoint_every = 200
+checkpoint_every = 400
 log_every = 30
 clip_norm = 1.0
 find_unused_parameters = True
