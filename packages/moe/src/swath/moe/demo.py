@@ -29,7 +29,7 @@ CONFIG = "moe_seg_scenes_tiny"
 PICTURES = 2
 
 DETECTOR = "oriented_rcnn_scenes_tiny"
-DETECTOR_ITERATIONS = 600  # a sixth of the config's: enough to show what it does
+DETECTOR_ITERATIONS = 600  # an eighth of the config's: enough to show what it does
 
 
 @dataclass(frozen=True)
