@@ -174,7 +174,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", nargs="+", help="of the models")
-    parser.add_argument("--crops", type=int, default=320, help="that are judged")
+    parser.add_argument("--crops", type=int, default=360, help="that are judged, three of a scene")
     parser.add_argument("--work", type=Path, default=RUNS / NAME)
     parser.add_argument("--set", nargs="+", default=[], help="overrides, to choose a recipe")
     options = parser.parse_args()
@@ -183,7 +183,7 @@ def main() -> None:
     rows = known()
     _, seconds = weights_of(clip_config(options.seed), folder / "clip")
     clip = folder / "clip" / "last.safetensors"
-    crops = NamedCrops(_scenes.SIZE, options.crops, 2000 + options.seed, ALL)
+    crops = NamedCrops(_scenes.SIZE, options.crops, 2000 + options.seed, ALL, crops=3)
     models: dict[str, nn.Module] = {}
     models["similarity map"] = pretrained(MaskCLIP(_scenes.CLIP), {"clip": clip})
     for title, config in {"similarity map": None, **configs(options.seed, clip)}.items():
