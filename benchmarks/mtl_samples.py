@@ -2,9 +2,9 @@
 
 Run:    python benchmarks/mtl_samples.py --samples ../shared/samples --scenes runs/scenes
 Claim:  none; a few hundred images each show the way, not what such data can give.
-State:  1,200 steps from the weights of the study's seed 0, 753 s of a busy core: EuroSAT top-1 49.3,
-        AP50 of VHR-10 0.6, IoU of buildings 29.0 %. After a run of 400 it was 41.3, 0.3 and 35.6; a
-        run before, of 400 that were said to begin with these weights and, by a fault of the
+State:  1,200 steps from the weights of the study's seed 0, 753 s of a busy core: EuroSAT top-1
+        49.3, AP50 of VHR-10 0.6, IoU of buildings 29.0 %. After a run of 400 it was 41.3, 0.3 and
+        35.6; a run before, of 400 that were said to begin with these weights and, by a fault of the
         engine's since mended, began with random ones, had 29.0, 0.4 and 34.4. A box has hardly ever
         a score above 0.3; roofs are found in patches.
 
