@@ -29,9 +29,9 @@ had mIoU 14 for the similarity map, 12 and 0 for CAT-Seg (results/ovseg_scenes_f
 
 State: seed 1, without RSKT-Seg; mIoU over names taught by masks, of captions alone, of neither:
 16.1, 16.7 and 0.0 by the similarity map, 18.2, 9.3 and 0.9 by CAT-Seg, 25.4, 12.4 and 6.2 by GSNet,
-19.5 and nothing by the closed set, after three, eight, twelve and two minutes of a busy core. All too little: even taught names are found
-only roughly, and the heads lose names of captions alone to those that masks showed. Turned images
-make no difference (GSNet 28.7, 16.3, 4.9).
+19.5 and nothing by the closed set, after three, eight, twelve and two minutes of a busy core. All
+too little: even taught names are found only roughly, and the heads lose names of captions alone to
+those that masks showed. Turned images make no difference (GSNet 28.7, 16.3, 4.9).
 """
 
 import argparse
@@ -237,7 +237,7 @@ def plot(rows: Sequence[Mapping[str, Any]]) -> Figure:
     axes.set_xticks(range(len(titles)), [title.replace(", ", ",\n") for title in titles])
     axes.set_ylabel("mIoU on unseen scenes, %")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=4, fontsize=8)
     return figure
 
 
