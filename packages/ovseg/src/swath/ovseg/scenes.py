@@ -175,7 +175,7 @@ def _zoom(scene: Scene, pixel: NDArray[np.int64], random: np.random.Generator) -
     thing = scene.instances[tuple(pixel)]
     if thing == 0:
         return float(np.exp(random.uniform(np.log(ZOOM[0]), np.log(ZOOM[1]))))
-    area = np.count_nonzero(scene.instances == thing)
+    area = scene.objects[thing - 1].pixels
     return float(np.clip(THING_PX / np.sqrt(area) * np.exp(random.uniform(-0.3, 0.3)), *ZOOM))
 
 

@@ -62,8 +62,8 @@ def save_model(
         raise CheckpointError(f"{path}: our checkpoints are safetensors; name it *.safetensors")
     description = {
         "format": FORMAT,
-        "model": to_data(_without_weights(model_spec)),
-        "task": to_data(_inlined(task_spec)),
+        "model": to_data(_changed(model_spec, _without_weights)),
+        "task": to_data(_changed(task_spec, _inlined)),
         "card": dict(card or {}),
         "training": dict(training or {}),
     }
@@ -71,16 +71,21 @@ def save_model(
     save_sealed(path, tensors, {"swath": json.dumps(description)}, dtype)
 
 
-def _inlined(value: Any) -> Any:
-    """Specs in any depth with the content of files they lean on; see `save_model`."""
+def _changed(value: Any, change: Callable[[Spec], Spec]) -> Any:
+    """A value with every spec in it, in any depth, changed, those within others first."""
     if isinstance(value, Mapping):
-        return {k: _inlined(v) for k, v in value.items()}
+        return {k: _changed(v, change) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_inlined(v) for v in value]
+        return [_changed(v, change) for v in value]
     if not isinstance(value, Spec):
         return value
-    spec = Spec(value.target, **_inlined(value.kwargs))
-    return value.target.inlined(spec) if hasattr(value.target, "inlined") else spec
+    return change(Spec(value.target, **_changed(value.kwargs, change)))
+
+
+def _inlined(spec: Spec) -> Spec:
+    """A spec with the content of files it leans on; see `save_model`."""
+    inlined: Spec = spec.target.inlined(spec) if hasattr(spec.target, "inlined") else spec
+    return inlined
 
 
 def save_sealed(
@@ -131,7 +136,8 @@ def load_pair(
         for spec in specs.values():
             _check_harmless(spec, path)
         # the file brings the weights: none are read, or fetched, because it names others
-        model, task = (_without_weights(specs[name]).build() for name in ("model", "task"))
+        model = _changed(specs["model"], _without_weights).build()
+        task = _changed(specs["task"], _without_weights).build()
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from error
     except (KeyError, AttributeError, TypeError, ValueError) as error:
@@ -260,19 +266,12 @@ def _storable(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[st
 _NO_WEIGHTS: dict[str, Any] = {"pretrained": False, "weights": None, "init_tasks": None}
 
 
-def _without_weights(value: Any) -> Any:
-    """Specs in any depth without the weights that they begin with."""
-    if isinstance(value, Mapping):
-        return {k: _without_weights(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_weights(v) for v in value]
-    if not isinstance(value, Spec):
-        return value
+def _without_weights(spec: Spec) -> Spec:
+    """A spec without the weights that it begins with."""
     # a task's own ``weights`` are the factors of its losses
-    is_task = inspect.isclass(value.target) and issubclass(value.target, Task)
-    fixed = {} if is_task else _NO_WEIGHTS
-    kwargs = {name: fixed.get(name, argument) for name, argument in value.kwargs.items()}
-    return Spec(value.target, **_without_weights(kwargs))
+    if inspect.isclass(spec.target) and issubclass(spec.target, Task):
+        return spec
+    return Spec(spec.target, **{k: _NO_WEIGHTS.get(k, v) for k, v in spec.kwargs.items()})
 
 
 _BUILDER_FOLDERS = {"models", "backbones", "heads"}
