@@ -12,9 +12,7 @@ for the next image.
 import copy
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any, ClassVar, Literal, Self, get_args
 from weakref import WeakKeyDictionary
@@ -27,9 +25,9 @@ from torch.nn import functional as F
 
 from swath.core.data.radiometry import Radiometry
 from swath.core.errors import ConfigError, RasterError, suggest
-from swath.core.geo.raster import open_raster
 from swath.core.inference.answers import CaptionResult
 from swath.core.inference.objects import DetectionResult
+from swath.core.inference.predictor import open_image
 from swath.core.inference.results import SegmentationResult
 from swath.core.inference.tiler import (
     Plan,
@@ -623,6 +621,5 @@ def _as_detections(
 
 def _rgb(scene: Scene) -> NDArray[np.uint8]:
     """The image for the boundary model, ``(H, W, 3)``: of the bands that the network saw."""
-    image = scene.image
-    with open_raster(image) if isinstance(image, str | Path) else nullcontext(image) as source:
+    with open_image(scene.image) as source:
         return display_rgb(*source.read(bands=scene.bands))
