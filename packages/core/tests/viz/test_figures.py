@@ -53,6 +53,22 @@ def test_panels_have_one_picture_each_and_a_legend() -> None:
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["a", "b"]
 
 
+@pytest.mark.parametrize("columns", [2, 6])
+def test_a_long_legend_stays_within_the_figure(columns: int) -> None:
+    names = [f"{colour} storage tank" for colour in ("orange", "white", "green", "brown") * 7]
+    picture = np.zeros((8, 8, 3), dtype=np.uint8)
+    figure = panels(
+        {str(i): picture for i in range(columns)},
+        classes=names,
+        palette=default_palette(len(names)),
+        side=1.7,
+    )
+    figure.canvas.draw()
+    box, page = figure.legends[0].get_window_extent(), figure.bbox
+    assert page.x0 <= box.x0 < box.x1 <= page.x1
+    assert page.y0 <= box.y0 < box.y1 < figure.axes[0].bbox.y0
+
+
 def test_the_legend_names_every_class() -> None:
     figure = legend(["a", "b", "c"], default_palette(3))
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["a", "b", "c"]

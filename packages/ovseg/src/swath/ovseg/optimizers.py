@@ -48,6 +48,7 @@ class OpenVocabularyAdamW:
         optimizer = torch.optim.AdamW(
             [{"params": p, "lr": lr, "weight_decay": wd} for (lr, wd), p in groups.items()],
             lr=self.lr,
+            fused=True,
         )
 
         def cosine(step: int) -> float:

@@ -52,7 +52,9 @@ def panels(
     """
     columns = columns or len(images)
     rows = math.ceil(len(images) / columns)
-    figure = new_figure(side * columns, side * rows + (0.5 if classes else 0))
+    entries = _legend_columns(classes, side * columns)
+    legend_height = 0.2 * math.ceil(len(classes) / entries) + 0.3 if classes else 0.0
+    figure = new_figure(side * columns, side * rows + legend_height)
     for i, (title, picture) in enumerate(images.items()):
         axes = figure.add_subplot(rows, columns, i + 1)
         axes.imshow(picture)
@@ -62,7 +64,7 @@ def panels(
         figure.legend(
             handles=_patches(classes, palette),
             loc="outside lower center",
-            ncols=min(len(classes), 2 * columns),
+            ncols=entries,
             frameon=False,
             fontsize=9,
         )
@@ -74,6 +76,13 @@ def legend(classes: Sequence[str], palette: Sequence[Colour]) -> Figure:
     figure = new_figure(2.4, 0.25 * len(classes) + 0.2)
     figure.legend(handles=_patches(classes, palette), loc="center left", frameon=False, fontsize=9)
     return figure
+
+
+def _legend_columns(classes: Sequence[str], width: float) -> int:
+    """How many entries fit side by side into so many inches, at 9 points."""
+    letters = max(map(len, classes), default=0)
+    entry = 0.5 + 0.07 * letters  # the patch and its gaps, letters of average width
+    return max(1, min(len(classes), int(width / entry)))
 
 
 def _patches(classes: Sequence[str], palette: Sequence[Colour]) -> list[Patch]:
