@@ -92,7 +92,7 @@ def task(names: Sequence[str] = ALL) -> Spec:
     return Spec(MultiTask, parts={name: tasks[name] for name in names})
 
 
-def training(seed: int, names: Sequence[str] = ALL, count: int = 800) -> Spec:
+def training(seed: int, names: Sequence[str] = ALL, count: int = 200) -> Spec:
     """So many scenes for each task, in their turns; those of one are none of another's."""
     parts = {}
     for name in names:
