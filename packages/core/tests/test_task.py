@@ -1,6 +1,14 @@
+import pytest
 import torch
 
-from swath.core.task import to_device
+from swath.core.errors import ConfigError
+from swath.core.task import pick_device, to_device
+
+
+def test_an_absent_device_is_refused_in_one_line() -> None:
+    assert pick_device("cpu").type == "cpu"
+    with pytest.raises(ConfigError, match="device 'gpu' can't be used here"):
+        pick_device("gpu")
 
 
 def test_tensors_move_wherever_they_are_and_all_else_stays() -> None:

@@ -69,6 +69,12 @@ def test_the_training_sets_come_in_two_splits(tmp_path: Path) -> None:
         assert len(CatalogueSegmentation("ovrsis-dlrsd", tmp_path / "DLRSD_split", split)) == 1
 
 
+def test_fast_is_found_where_the_official_code_looks_for_it(tmp_path: Path) -> None:
+    image, mask = (f"SAMRS/FAST/val/{folder}/a.png" for folder in ("images", "semlabels/gray"))
+    fake(tmp_path, image, mask, 37, 255)
+    assert len(CatalogueSegmentation("gsnet-fast", tmp_path, "all")) == 1
+
+
 def test_the_benchmarks_are_the_papers() -> None:
     assert len(BENCHMARKS["gsnet"]) == 4
     assert len(BENCHMARKS["ovrsisbench"]) == 8

@@ -33,6 +33,7 @@ def sample(size: int = 64, labels: tuple[int, ...] = (0, 1, 255)) -> Sample:
         (["tree", "plane, "], "empty name"),
         (["tree", "Tree"], "'Tree' is there twice"),
         (["tree", "bush, tree"], "'tree' is there twice"),
+        (["plane, aircraft", "ship", ""], r"class 3 \(''\) has an empty name"),
         ("tree", "give a list"),
         (["a very " * 40 + "long name"], "tokens long, 77 is the most"),
     ],
@@ -42,17 +43,31 @@ def test_names_that_cant_be_right_are_refused(classes: Any, message: str) -> Non
         OpenVocabularyTask(classes)
 
 
-@pytest.mark.parametrize("background", [0.0, 1.5, ["sea", "sea"], [""]])
-def test_a_background_that_cant_be_right_is_refused(background: Any) -> None:
-    with pytest.raises(ConfigError):
+@pytest.mark.parametrize(
+    ("background", "message"),
+    [
+        (0.0, "between 0 and 1"),
+        (1.5, "between 0 and 1"),
+        (["sea", "sea"], "'sea' is there twice"),
+        ([""], "background has an empty name"),
+        (["sea", "Tree"], "'Tree' is there twice"),
+    ],
+)
+def test_a_background_that_cant_be_right_is_refused(background: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         OpenVocabularyTask(["tree"], background=background)
+
+
+def test_there_is_one_background() -> None:
+    with pytest.raises(ConfigError, match="called 'background' already"):
+        OpenVocabularyTask(["tree", "background"], background=0.3)
 
 
 def test_templates_are_known_by_name_or_given() -> None:
     assert templates("single") == SINGLE
     assert len(templates("imagenet")) == 80
     assert templates(["a map of {}"]) == ("a map of {}",)
-    with pytest.raises(ConfigError, match="no templates are called 'singel'; did you mean"):
+    with pytest.raises(ConfigError, match=r"called 'singel'.*did you mean 'single'"):
         templates("singel")
     with pytest.raises(ConfigError, match=r"must hold .* once"):
         templates(["a map"])
@@ -72,6 +87,18 @@ def test_alternatives_score_by_the_best_and_background_by_threshold() -> None:
     got = task.by_class(logits).flatten()
     torch.testing.assert_close(got, torch.tensor([3.0, -2.0, -1.0986123]))
     assert got[2].sigmoid() == pytest.approx(0.25)
+
+
+def test_how_likely_a_class_is_does_not_depend_on_the_others() -> None:
+    logits = torch.tensor([[-3.0, 1.0], [-5.0, 0.5]])
+    label, confidence = OpenVocabularyTask(["tree", "sea"]).labelled(logits)
+    assert label.tolist() == [0, 0]
+    torch.testing.assert_close(confidence, torch.tensor([-3.0, 1.0]).sigmoid())
+
+    task = OpenVocabularyTask(["tree", "sea"], background=0.5)
+    label, confidence = task.labelled(torch.cat([logits, torch.zeros(1, 2)]))
+    assert label.tolist() == [2, 0]
+    torch.testing.assert_close(confidence, torch.tensor([3.0, 1.0]).sigmoid())
 
 
 def test_negative_prompts_are_one_class() -> None:

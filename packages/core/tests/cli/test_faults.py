@@ -244,6 +244,16 @@ FAULTS: dict[str, tuple[Callable[[Place], object], str, tuple[str, ...]]] = {
     "unknown model to predict with": (nothing, "predict no-such-model images/t0.png", ("no-such",)),
     "missing image": (nothing, "predict good.safetensors gone.tif", ("gone.tif",)),
     "not a raster": (nothing, "predict good.safetensors notes.tif", ("notes.tif",)),
+    "absent device to predict on": (
+        nothing,
+        "predict good.safetensors images/t0.png --device warp",
+        ("'warp'", "swath doctor"),
+    ),
+    "numbers of a table of colours": (
+        lambda p: Image.open(p.tile(0)).convert("P").save(p.tile(0)),
+        "predict good.safetensors images/t0.png --bands 1,1,1",
+        ("t0.png", "gdal_translate -expand rgb"),
+    ),
     "unknown model to convert for": (
         nothing,
         "convert evil.pth --model no-such -o out.safetensors",

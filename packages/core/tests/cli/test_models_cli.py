@@ -21,7 +21,8 @@ def test_models_lists_every_card_as_text_and_json() -> None:
     from swath.core import zoo
 
     names = list(zoo.cards())
-    assert all(name in run(app, ["models"]).stdout for name in names)
+    listed = run(app, ["models"], env={"COLUMNS": "80"}).stdout
+    assert all(name in listed for name in names)
     assert list(json.loads(run(app, ["models", "--json"]).stdout)) == names
 
 

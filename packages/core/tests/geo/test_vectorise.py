@@ -1,4 +1,5 @@
 import json
+import warnings
 from pathlib import Path
 
 import geopandas as gpd
@@ -169,8 +170,10 @@ def test_without_a_crs_coordinates_are_pixels(tmp_path: Path) -> None:
     mask = np.zeros((20, 30), np.uint8)
     mask[5:10, 15:20] = 1
     path = write(tmp_path / "m.tif", mask, Affine.identity(), None)
-    for name in ("m.gpkg", "m.geojson"):
-        vectorise(path, tmp_path / name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # that the map has none is said when it is made
+        for name in ("m.gpkg", "m.geojson"):
+            vectorise(path, tmp_path / name)
     assert gpd.read_file(tmp_path / "m.gpkg").total_bounds.tolist() == [15, 5, 20, 10]
     feature = json.loads((tmp_path / "m.geojson").read_text())["features"][0]
     assert feature["properties"]["area_m2"] is None

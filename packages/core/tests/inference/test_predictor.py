@@ -121,6 +121,8 @@ def test_a_vocabulary_has_scores_of_its_own_tiles_and_a_background() -> None:
     np.testing.assert_allclose(result.probabilities, logits.sigmoid().detach().numpy(), atol=1e-6)
     with pytest.raises(ConfigError, match="give classes too"):
         words.predict(image, background=0.5)
+    with pytest.raises(ConfigError, match="classes='tree' is one text; give a list"):
+        words.predict(image, classes="tree")
 
 
 def test_many_classes_make_tiles_smaller_unless_the_task_says_how_large() -> None:
@@ -204,6 +206,12 @@ def test_every_kind_of_image_gives_the_same_map(tmp_path: Path) -> None:
         np.testing.assert_array_equal(mask, array.argmax(axis=0))
 
 
+def test_a_picture_with_a_palette_is_seen_in_colour() -> None:
+    picture = Image.new("P", (9, 9), 1)
+    picture.putpalette([0, 0, 255, 255, 0, 0])
+    assert (predictor().predict(picture).mask == 0).all()  # red
+
+
 def test_tiles_without_data_are_not_run(tmp_path: Path) -> None:
     array = np.zeros((3, 96, 1000), np.uint8)
     array[:, :, :60] = noise(3, 96, 60)
@@ -258,6 +266,13 @@ def test_no_georeference_is_a_warning_and_pixel_coordinates(tmp_path: Path) -> N
         result = predictor().predict(image, out=tmp_path / "m.tif")
     assert result.info.crs is None
     assert result.path.exists()
+
+
+def test_coordinates_without_a_crs_are_kept_and_said_to_lack_one(tmp_path: Path) -> None:
+    image = write(tmp_path / "a.tif", noise(3, 9, 9), crs=None)
+    with pytest.warns(UserWarning, match=r"which CRS its coordinates are in.*gdal_edit\.py -a_srs"):
+        result = predictor().predict(image)
+    assert not result.info.transform.is_identity
 
 
 def test_refuses_to_overwrite_its_input(tmp_path: Path) -> None:

@@ -54,8 +54,8 @@ def test_it_prepares_says_what_it_left_out_and_names_the_broken(
     code, out, err = swath(*command, "--max-broken", 0.5)
     assert code == 0
     assert "11 samples in 1 shards" in out
-    assert "left out: nothing" in out
-    assert "broken: broken.png" in err
+    assert "left out: 1 broken scenes;" in out
+    assert "broken: broken.png: can't be read (not recognised as" in err
     code, out, _ = swath(*command, "--json")
     assert code == 0
     assert json.loads(out)["samples"] == 11

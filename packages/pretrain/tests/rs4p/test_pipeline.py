@@ -10,10 +10,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from swath.core.errors import ConfigError, DataError
 from swath.core.inference.predictor import Predictor
@@ -330,6 +331,29 @@ def test_balance_leaves_out_and_says_so(tmp_path: Path, model: Predictor) -> Non
     assert sum(done.manifest["pixels_before_balance"]) == 13 * 64 * 64
     assert sum(done.manifest["pixels"]) == tiles["kept"] * 64 * 64
     assert (tmp_path / "out/skipped.tsv").read_text().count("surplus") == tiles["surplus"]
+
+
+class Independent(SegmentationTask):
+    """Its classes don't exclude one another, and may all be unlikely."""
+
+    def labelled(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        score, label = logits.max(0)
+        return label, score.sigmoid()
+
+
+def test_how_sure_a_label_is_the_task_says(archive: Path, tmp_path: Path, model: Predictor) -> None:
+    free = Predictor(model.model, Independent(("a", "b", "c")), {})
+    prepare([archive], tmp_path / "out", free, RECIPE, **SMALL)
+    prepare([archive], tmp_path / "soft", model, RECIPE, **SMALL)
+    data, soft = (ShardDataset(tmp_path / name, labels=True) for name in ("out", "soft"))
+    for i in range(len(data)):
+        logits = model.task.predict(model.model, model.task.collate([data[i]]))[0]
+        for sample, expected in (
+            (data[i], logits.amax(0).sigmoid()),
+            (soft[i], logits.softmax(0).amax(0)),
+        ):
+            found = sample.targets["confidence"] / 255
+            torch.testing.assert_close(found, expected, atol=1 / 255, rtol=0)
 
 
 class OpenVocabularyTask(SegmentationTask):

@@ -174,6 +174,18 @@ class SegmentationTask(Task):
         scores = self.evaluation(model, images)
         return scores if self.evaluation.sum_logits else scores.clamp_min(1e-30).log()
 
+    def labelled(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """What a pixel most likely is, and how likely.
+
+        Args:
+            logits: ``(K, ...)`` of `predict`.
+
+        Returns:
+            The class ``(...)``, int64, and its probability ``(...)`` in [0, 1], float32.
+        """
+        confidence, label = logits.float().softmax(0).max(0)
+        return label, confidence
+
     def merge(self, tiles: Iterable[Any], scene: Any) -> Any:
         """Blend the logits of a scene's tiles; see `swath.core.inference.tiler`."""
         from swath.core.inference.tiler import blend_segmentation

@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from swath.core.errors import DataError
+from swath.core.errors import ConfigError, DataError
 from swath.core.sample import Sample
 
 Batch = dict[str, Any]
@@ -128,6 +128,25 @@ def labels_of(batch: Mapping[str, Any], name: str) -> Any:
             "are public"
         )
     return batch[name]
+
+
+def pick_device(device: torch.device | str | None) -> torch.device:
+    """The device asked for, or the first GPU, or the CPU.
+
+    Raises:
+        ConfigError: If there is no such device here.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        picked = torch.device(device)
+        torch.empty(0, device=picked)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).split("\n")[0].rstrip(".")
+        raise ConfigError(
+            f"device '{device}' can't be used here ({reason}); `swath doctor` lists the devices"
+        ) from error
+    return picked
 
 
 def to_device(batch: Batch, device: torch.device | str) -> Batch:

@@ -78,7 +78,7 @@ class ModelCard:
         """
         if self.builtin is None:
             raise CheckpointError(
-                f"'{self.name}' brings no weights along; give a file with weights=... "
+                f"'{self.name}' brings no weights along; give a file with --weights (weights=...) "
                 f"({self.weights})"
             )
         package, _, inside = self.builtin.partition(":")

@@ -149,6 +149,7 @@ GSNET_TESTS = (
         (
             Layout("val/images/{id}.png", "val/semlabels/gray/{id}.png"),
             Layout("val/images/{id}.png", "val/semlabels/{id}.png"),
+            Layout("SAMRS/FAST/val/images/{id}.png", "SAMRS/FAST/val/semlabels/gray/{id}.png"),
         ),
         vocabularies.FAST,
         _GSNET,

@@ -45,8 +45,8 @@ def templates(choice: str | Sequence[str]) -> tuple[str, ...]:
     if isinstance(choice, str):
         if choice not in TEMPLATES:
             raise ConfigError(
-                f"no templates are called '{choice}'{suggest(choice, list(TEMPLATES))}; use one of "
-                f"{', '.join(TEMPLATES)}, or give a list of sentences with {{}}"
+                f"no templates are called '{choice}', and a sentence of your own needs {{}} where "
+                f"the class stands{suggest(choice, list(TEMPLATES))}"
             )
         return TEMPLATES[choice]
     for template in choice:

@@ -64,7 +64,8 @@ class OpenVocabularyTask(SegmentationTask):
         tile: Side of the tiles that scenes are cut into, px: what models are trained on.
 
     Raises:
-        ConfigError: If there is no class, one is empty or there twice, or too long for CLIP.
+        ConfigError: If there is no class, a name is empty, there twice or too long for CLIP, or
+            the background is no probability.
 
     Attributes:
         names: What is looked for: classes, their alternatives, and names of the background.
@@ -89,13 +90,17 @@ class OpenVocabularyTask(SegmentationTask):
         tile: int = 384,
     ) -> None:
         vocabulary = [[part.strip() for part in name.split(", ")] for name in classes]
-        check_names(classes, vocabulary)
-        self.ensemble = templates(ensemble)
         self.threshold, negatives = _background(background)
+        check_names(classes, vocabulary, negatives)
+        self.ensemble = templates(ensemble)
         if negatives:
             vocabulary.append(negatives)
         names = list(classes)
         if background is not None:
+            if BACKGROUND in classes:
+                raise ConfigError(
+                    f"a class is called '{BACKGROUND}' already; leave it out, or background"
+                )
             names.append(BACKGROUND)
             palette = [*palette, (0, 0, 0)] if palette is not None else None
         super().__init__(
@@ -242,6 +247,17 @@ class OpenVocabularyTask(SegmentationTask):
         level = math.log(self.threshold / (1 - self.threshold))
         return torch.cat([scores, torch.full_like(scores[:, :1], level)], 1)
 
+    def labelled(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """See `SegmentationTask.labelled`; other classes say nothing about how likely one is.
+
+        A background by threshold is as likely as all classes are unlikely.
+        """
+        score, label = logits.float().max(0)
+        if self.threshold is None:
+            return label, score.sigmoid()
+        classes = logits[:-1].float().amax(0)
+        return label, torch.where(label == len(logits) - 1, -classes, score).sigmoid()
+
     def report(self, model: nn.Module, metrics: Mapping[str, Any], dataset: Any) -> Sequence[Any]:
         """The cost maps of the first image; see `Task.report`."""
         from swath.ovseg.costs import report_card  # it needs this module
@@ -279,12 +295,15 @@ def text_parameters(model: Any) -> list[nn.Parameter]:
     return [p for n, p in model.clip.named_parameters() if not n.startswith("visual.")]
 
 
-def check_names(classes: Sequence[str], vocabulary: Sequence[Sequence[str]]) -> None:
+def check_names(
+    classes: Sequence[str], vocabulary: Sequence[Sequence[str]], negatives: Sequence[str] = ()
+) -> None:
     """Refuse a vocabulary that can't be right.
 
     Args:
         classes: As they were given.
         vocabulary: The names of each, alternatives apart.
+        negatives: Names of the background.
 
     Raises:
         ConfigError: If there is no class, or a name is empty or there twice.
@@ -293,13 +312,12 @@ def check_names(classes: Sequence[str], vocabulary: Sequence[Sequence[str]]) -> 
         raise ConfigError("there is no class; name at least one")
     if isinstance(classes, str):
         raise ConfigError(f"classes='{classes}' is one text; give a list of names")
+    where = [f"class {i} ('{name}')" for i, name in enumerate(classes, start=1)]
     seen: set[str] = set()
-    for name, group in zip(classes, vocabulary, strict=True):
+    for place, group in zip([*where, "background"], [*vocabulary, negatives], strict=True):
         for part in group:
             if not part:
-                raise ConfigError(
-                    f"class {len(seen) + 1} ('{name}') has an empty name; leave it out"
-                )
+                raise ConfigError(f"{place} has an empty name; leave it out")
             if part.lower() in seen:
                 raise ConfigError(f"'{part}' is there twice; leave one out")
             seen.add(part.lower())
@@ -313,6 +331,4 @@ def _background(choice: float | Sequence[str] | None) -> tuple[float | None, lis
         if not 0 < choice < 1:
             raise ConfigError(f"background={choice} must be a probability between 0 and 1")
         return float(choice), []
-    names = [choice] if isinstance(choice, str) else list(choice)
-    check_names(names, [[name] for name in names])
-    return None, names
+    return None, [choice] if isinstance(choice, str) else list(choice)

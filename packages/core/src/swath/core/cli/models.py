@@ -34,7 +34,8 @@ def models(
         typer.echo(json.dumps({n: asdict(c) for n, c in cards.items()}, indent=2))
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("model", "task", "parameters", "weights", ""):
+    table.add_column("model", no_wrap=True)
+    for column in ("task", "parameters", "weights", ""):
         table.add_column(column, justify="right" if column == "parameters" else "left")
     for card in cards.values():
         params = f"{card.params / 1e6:,.1f} M" if card.params else "small"

@@ -195,7 +195,7 @@ def predict(
         "bands": numbers,
         "scale": scale,
         "probabilities": probabilities,
-        "classes": _names(classes),
+        "classes": class_names(classes),
         "background": _background(background),
         "text": text,
         "progress": not as_json,
@@ -245,8 +245,8 @@ def _check_yolo(targets: list[Path], kind: str) -> None:
         raise ConfigError(f"{targets[0]}: YOLO-OBB labels are .txt files; change the suffix")
 
 
-def _names(text: str | None) -> list[str] | None:
-    """Names between semicolons, or commas if there is none."""
+def class_names(text: str | None) -> list[str] | None:
+    """Names between semicolons, or commas if there is none; None for None."""
     if text is None:
         return None
     return [name.strip() for name in text.split(";" if ";" in text else ",")]
@@ -257,7 +257,7 @@ def _background(text: str | None) -> float | list[str] | None:
     try:
         return None if text is None else float(text)
     except ValueError:
-        return _names(text)
+        return class_names(text)
 
 
 def _templates(text: str) -> str | list[str]:

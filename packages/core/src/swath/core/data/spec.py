@@ -230,7 +230,7 @@ class DatasetSpec:
             for layout in self.layouts:
                 if next(layout.find(place, {}), None) is not None:
                     return place, layout
-        expected = " or ".join(layout.images for layout in self.layouts)
+        expected = " or ".join(dict.fromkeys(layout.images for layout in self.layouts))
         raise DataError(f"{root} holds no images of {self.name}; expected {expected}")
 
     def items(self, root: Path, split: str) -> tuple[Layout, list[Item]]:

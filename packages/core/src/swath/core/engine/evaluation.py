@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from swath.core.engine.distributed import World, gather
-from swath.core.errors import ConfigError, DataError, SwathError
+from swath.core.errors import ConfigError, DataError
 from swath.core.progress import Bar
-from swath.core.task import Metrics, Task, to_device
+from swath.core.task import Metrics, Task, pick_device, to_device
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -169,25 +169,6 @@ def as_data(figures: Any) -> Any:
     if hasattr(figures, "tolist"):
         return as_data(figures.tolist())
     return None if isinstance(figures, float) and math.isnan(figures) else figures
-
-
-def pick_device(device: torch.device | str | None) -> torch.device:
-    """The device asked for, or the first GPU, or the CPU.
-
-    Raises:
-        SwathError: If there is no such device here.
-    """
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        picked = torch.device(device)
-        torch.empty(0, device=picked)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).split("\n")[0].rstrip(".")
-        raise SwathError(
-            f"device '{device}' can't be used here ({reason}); `swath doctor` lists the devices"
-        ) from error
-    return picked
 
 
 def autocast(device: torch.device, precision: str) -> Any:

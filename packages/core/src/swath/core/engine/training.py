@@ -25,13 +25,13 @@ from swath.core.engine import distributed
 from swath.core.engine.checkpointing import RunFolder, TrainerState, resume_latest, writing
 from swath.core.engine.distributed import World
 from swath.core.engine.ema import ExponentialMovingAverage
-from swath.core.engine.evaluation import evaluate, pick_device
+from swath.core.engine.evaluation import evaluate
 from swath.core.engine.trackers import TRACKERS, check_trackers
 from swath.core.errors import CheckpointError, ConfigError, DataError, suggest
 from swath.core.progress import Bar
 from swath.core.sample import Sample
 from swath.core.spec import Spec
-from swath.core.task import Task
+from swath.core.task import Task, pick_device
 
 # what may change between the parts of a run without changing what it learns
 _CHANGEABLE = {"val_every", "checkpoint_every", "keep_last", "log_every", "num_workers", "card"}

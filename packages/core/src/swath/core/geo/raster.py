@@ -137,6 +137,11 @@ class RasterInfo:
                 "made from it carry the same points, vectors stay in pixel coordinates; "
                 "warp it first (gdalwarp -tps) to get map coordinates"
             )
+        if self.crs is None and self.transform != Affine.identity():
+            return (
+                f"{self.name} doesn't say which CRS its coordinates are in: results have the same, "
+                "and no CRS either; assign it (gdal_edit.py -a_srs ...) to have them on a map"
+            )
         return (
             f"{self.name} has no CRS and transform: results are in pixel coordinates; "
             "assign one (gdal_edit.py -a_srs ... -a_ullr ...) to get map coordinates"
@@ -504,7 +509,8 @@ def _refusing(name: str, *, doing: str = "read") -> Iterator[None]:
         raise RasterError(f"{name} doesn't fit in memory; read it by windows") from error
     except (RasterioError, CRSError, OSError, ValueError, OverflowError, UnicodeError) as error:
         cause = error.__cause__ or error
-        reason = " ".join(str(cause).replace(name, "it").split()) or type(cause).__name__
+        said = str(cause).replace(f"'{name}' not recognized", "not recognised").replace(name, "it")
+        reason = " ".join(said.split()) or type(cause).__name__
         advice = (
             "it is damaged, incomplete or in no known format: copy or export it again"
             if doing == "read"

@@ -7,6 +7,7 @@ map and with what crosses a seam, not with its height.
 """
 
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -58,7 +59,8 @@ def vectorise(
     Args:
         mask: A raster of class indices, or an array ``(H, W)`` of integers.
         out: ``.gpkg`` (in the raster's CRS) or ``.geojson`` (EPSG:4326, cut at the date line).
-            Without a CRS both are in pixel coordinates, x to the right and y down.
+            Without a CRS both are in the raster's own coordinates; if it has no transform either,
+            those of its pixels, x to the right and y down.
         info: Georeference and nodata of an array; a file brings its own.
         classes: Names of the values; None takes those stored in the file, else the numbers.
             Values without a name are left out.
@@ -414,11 +416,15 @@ def _gpkg(out: Path, place: _Place) -> Iterator[Any]:
 
     with atomic_path(out) as temporary:
         options = {"driver": "GPKG", "layer": out.stem, "geometry_type": "Polygon"}
-        empty = place.frame(_Features([], [], [], [], []))
-        pyogrio.write_dataframe(empty, temporary, **options)
-        yield lambda found: pyogrio.write_dataframe(
-            place.frame(found), temporary, append=True, **options
-        )
+
+        def write(found: _Features, append: bool = True) -> None:
+            with warnings.catch_warnings():
+                # whoever made the scene's raster knows that it has none
+                warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)
+                pyogrio.write_dataframe(place.frame(found), temporary, append=append, **options)
+
+        write(_Features([], [], [], [], []), append=False)
+        yield write
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from swath.core.inference.tiler import (
 from swath.core.plugins import resolve
 from swath.core.progress import Bar
 from swath.core.sample import Sample
-from swath.core.task import Batch, Task, to_device
+from swath.core.task import Batch, Task, pick_device, to_device
 
 TILE = 1024
 """Largest side of a tile where none is chosen, px: larger ones drop out of the processor's caches,
@@ -77,8 +77,12 @@ class Predictor:
         return parameter.device if parameter is not None else torch.device("cpu")
 
     def to(self, device: torch.device | str) -> "Predictor":
-        """Move the model, e.g. to ``"cuda"``."""
-        self.model.to(device)
+        """Move the model, e.g. to ``"cuda"``.
+
+        Raises:
+            ConfigError: If there is no such device here.
+        """
+        self.model.to(pick_device(device))
         return self
 
     def for_task(self, name: str) -> "Predictor":
@@ -229,8 +233,8 @@ class Predictor:
             text: A sentence, for models that take one.
 
         Raises:
-            ConfigError: If the model knows fixed classes only or takes no sentence, or
-                ``background`` stands alone.
+            ConfigError: If the model knows fixed classes only or takes no sentence, ``classes`` is
+                one text, or ``background`` stands alone.
             DataError: If the scale can't be read.
         """
         task = self.task
@@ -238,6 +242,8 @@ class Predictor:
             task = copy.copy(task)
             task.radiometry = task.radiometry.with_scale(scale)  # type: ignore[attr-defined]
         if classes is not None:
+            if isinstance(classes, str):
+                raise ConfigError(f"classes='{classes}' is one text; give a list of names")
             if not hasattr(task, "with_classes"):
                 raise ConfigError(
                     "this model knows fixed classes and takes no vocabulary: "
@@ -303,13 +309,13 @@ def load_model(
 
     Raises:
         CheckpointError: If a checkpoint is missing or damaged.
-        ConfigError: If no model has this name, or it does no such task.
+        ConfigError: If no model has this name, it does no such task, or there is no such device.
 
     Examples:
         >>> model = load_model("swath-small", device="cpu")  # doctest: +SKIP
         >>> model.predict("scene.tif", out="mask.tif")  # doctest: +SKIP
     """
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = pick_device(device)
     text = str(name_or_path)
     if is_remote(text) or Path(text).suffix or Path(text).exists():
         from swath.core.checkpoint.store import load_pair
@@ -401,14 +407,24 @@ def open_image(image: Any) -> AbstractContextManager[Source]:
         image: A path, a `GeoImage`, an array ``(H, W, C)`` or ``(H, W)``, or a PIL image.
 
     Raises:
-        RasterError: If the file can't be read, or the array is no image.
+        RasterError: If the file can't be read or holds a table's numbers instead of colours, or the
+            array is no image.
     """
     if isinstance(image, str | Path):
-        return open_raster(image)
+        raster = open_raster(image)
+        if raster.palette is not None:
+            raster.close()
+            raise RasterError(
+                f"{image} holds numbers that stand for colours of a table; write the colours "
+                "themselves first (gdal_translate -expand rgb)"
+            )
+        return raster
     if isinstance(image, GeoImage):
         # alpha has become validity and bands may have been chosen: what is left counts from 1
         info = replace(image.info, count=len(image.array), alpha=None)
         return nullcontext(_ArraySource(image.array, image.valid, info))
+    if getattr(image, "mode", None) == "P":  # of PIL, with a palette
+        image = image.convert("RGB")
     array = np.asarray(image)
     if array.ndim == 2:
         array = array[:, :, None]

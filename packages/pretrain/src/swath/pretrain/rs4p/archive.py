@@ -28,7 +28,8 @@ from swath.core.files import atomic_path
 from swath.core.inference.predictor import Predictor
 from swath.core.progress import Bar
 from swath.core.sample import Sample
-from swath.core.task import Task, to_device
+from swath.core.segmentation import SegmentationTask
+from swath.core.task import to_device
 from swath.pretrain.rs4p.duplicates import DuplicateIndex
 from swath.pretrain.rs4p.recipe import Recipe
 from swath.pretrain.rs4p.samples import IGNORED, Labelled, encode
@@ -83,7 +84,7 @@ class Archive:
         self.samples: list[Index] = []
 
     def label(
-        self, pool: Executor, workers: int, model: Predictor, task: Task, progress: bool
+        self, pool: Executor, workers: int, model: Predictor, task: SegmentationTask, progress: bool
     ) -> int:
         """Work off all parts that aren't finished; returns how many tiles were."""
         total = len(self.plan)
@@ -172,7 +173,7 @@ class Part:
         pool: Executor,
         workers: int,
         model: Predictor,
-        task: Task,
+        task: SegmentationTask,
         bar: Bar,
     ) -> None:
         """Work it off; it is finished when its ``.npz`` is there."""
@@ -235,7 +236,7 @@ class Part:
 
 
 def _labelled(
-    tiles: Iterable[tuple[int, Tile]], model: Predictor, task: Task, batch_size: int
+    tiles: Iterable[tuple[int, Tile]], model: Predictor, task: SegmentationTask, batch_size: int
 ) -> Iterator[Labelled]:
     """Run the model over batches of consecutive tiles of equal size."""
     batch: list[tuple[int, Tile]] = []
@@ -249,15 +250,14 @@ def _labelled(
 
 
 def _label_batch(
-    batch: Sequence[tuple[int, Tile]], model: Predictor, task: Task
+    batch: Sequence[tuple[int, Tile]], model: Predictor, task: SegmentationTask
 ) -> Iterator[Labelled]:
     samples = [Sample(torch.from_numpy(tile.pixels), valid=_as_mask(tile)) for _, tile in batch]
     with torch.inference_mode():
         collated = to_device(task.collate(samples), model.device)
-        logits: list[Tensor] = task.predict(model.model, collated)
-        best = [scores.float().softmax(0).max(0) for scores in logits]
-        masks = [found.indices.to(torch.uint8).cpu().numpy() for found in best]
-        sure = [(found.values * 255).round().to(torch.uint8).cpu().numpy() for found in best]
+        found = [task.labelled(scores) for scores in task.predict(model.model, collated)]
+        masks = [label.to(torch.uint8).cpu().numpy() for label, _ in found]
+        sure = [(p * 255).round().to(torch.uint8).cpu().numpy() for _, p in found]
     for (number, tile), mask, confidence in zip(batch, masks, sure, strict=True):
         if tile.valid is not None:
             mask[~tile.valid], confidence[~tile.valid] = IGNORED, 0

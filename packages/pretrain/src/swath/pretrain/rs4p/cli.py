@@ -26,7 +26,10 @@ def rs4p(
     ] = None,
     classes: Annotated[
         str | None,
-        typer.Option(help="Class names with commas between, for models that take a vocabulary."),
+        typer.Option(
+            help="Vocabulary, for models that take one: `water, tree`; or, where a class has "
+            "alternatives, `plane, aircraft; ship`."
+        ),
     ] = None,
     tile: Annotated[int, typer.Option(help="Largest side of a tile in pixels.")] = 512,
     bands: Annotated[
@@ -85,6 +88,7 @@ def rs4p(
 
     `swath data prepare rs4p s2.txt -o s2 --model mine.safetensors --bands 3,2,1 --scale 0:3000`
     """
+    from swath.core.cli.predict import class_names
     from swath.core.errors import ConfigError
     from swath.core.inference.predictor import load_model
     from swath.pretrain.rs4p.pipeline import prepare
@@ -108,13 +112,12 @@ def rs4p(
         shard_mb=shard_mb,
         batch_size=batch_size,
     )
-    names = None if classes is None else [c.strip() for c in classes.split(",") if c.strip()]
     done = prepare(
         sources,
         out,
         load_model(model, weights=weights, device=device),
         recipe,
-        classes=names,
+        classes=class_names(classes),
         workers=workers,
         max_broken=max_broken,
         progress=not as_json,
@@ -123,10 +126,11 @@ def rs4p(
     if as_json:
         typer.echo(json.dumps(manifest))
         return
-    left_out = [f"{n:,} {k}" for k, n in manifest["tiles"].items() if n and k != "kept"]
+    scenes, tiles, broken = manifest["scenes"], manifest["tiles"], manifest["broken"]
+    left_out = [f"{n:,} {k} tiles" for k, n in tiles.items() if n and k not in ("kept", "broken")]
+    left_out += [f"{scenes[k]:,} {k} scenes" for k in ("too small", "broken") if scenes[k]]
     typer.echo(f"{done.out}: {done.samples:,} samples in {done.shards:,} shards")
     typer.echo(f"left out: {', '.join(left_out) or 'nothing'}; report: {done.out / 'report.html'}")
-    broken = manifest["broken"]
     for entry in broken[:_SHOWN]:
         typer.echo(f"broken: {entry['scene']}: {entry['reason']}", err=True)
     if len(broken) > _SHOWN:

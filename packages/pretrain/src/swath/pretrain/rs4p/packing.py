@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from swath.core.errors import DataError
 from swath.core.files import atomic_path
 from swath.core.progress import Bar
-from swath.core.task import Task
+from swath.core.segmentation import SegmentationTask
 from swath.pretrain.rs4p.archive import BROKEN, KEPT, STATES, SURPLUS, Archive
 from swath.pretrain.rs4p.report import write_report
 from swath.pretrain.rs4p.samples import IGNORED
@@ -29,7 +29,7 @@ def pack(
     folder: Path,
     archive: Archive,
     request: Mapping[str, Any],
-    task: Task,
+    task: SegmentationTask,
     progress: bool,
 ) -> dict[str, Any]:
     """Choose among the samples of all parts, shuffle them, and write what is handed out.
@@ -148,7 +148,7 @@ def _write_skipped(path: Path, archive: Archive) -> None:
 def _manifest(
     archive: Archive,
     request: Mapping[str, Any],
-    task: Task,
+    task: SegmentationTask,
     shards: Sequence[str],
     before: NDArray[Any],
     counts: NDArray[Any],

@@ -22,7 +22,7 @@ from swath.core.data.readers import resolve_root
 from swath.core.errors import ConfigError, DataError
 from swath.core.files import atomic_path
 from swath.core.inference.predictor import Predictor
-from swath.core.task import Task
+from swath.core.segmentation import SegmentationTask
 from swath.pretrain.rs4p.archive import Archive
 from swath.pretrain.rs4p.packing import MANIFEST, as_text, pack
 from swath.pretrain.rs4p.recipe import Recipe
@@ -136,11 +136,14 @@ def _title(model: Predictor) -> str:
     return str(model.card.get("title") or model.card.get("name") or type(model.model).__name__)
 
 
-def _checked_task(model: Predictor, classes: Sequence[str] | None) -> Task:
+def _checked_task(model: Predictor, classes: Sequence[str] | None) -> SegmentationTask:
     task = model.adapted_task(classes=classes)
     name = _title(model)
-    if task.kind != "segmentation":
-        raise ConfigError(f"{name} is for {task.kind}; pseudo-labels need a segmentation model")
+    if not isinstance(task, SegmentationTask):
+        raise ConfigError(
+            f"{name} is for {task.kind}; pseudo-labels need a model that scores classes pixel by "
+            "pixel"
+        )
     if len(task.classes) > IGNORED:
         raise ConfigError(f"{name} knows {len(task.classes)} classes; masks hold {IGNORED} at most")
     radiometry = getattr(task, "radiometry", None)

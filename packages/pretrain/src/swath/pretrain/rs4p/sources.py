@@ -190,7 +190,7 @@ def measure(scenes: Sequence[Scene], cutting: Cutting) -> list[tuple[int, int] |
                 _check(raster.info, cutting)
                 found.append((raster.info.height, raster.info.width))
         except DataError as error:
-            found.append(_plain(error))
+            found.append(_plain(error, scene))
     return found
 
 
@@ -250,7 +250,7 @@ def cut(places: Sequence[Place], cutting: Cutting) -> list[Tile | Unusable]:
                 _check(raster.info, cutting)
                 done += [_cut_one(raster, place, cutting) for place in wanted]
         except DataError as error:
-            reason = _plain(error)
+            reason = _plain(error, scene)
             done[start:] = [Unusable(place, reason) for place in wanted]
         start = stop
     return done
@@ -428,5 +428,7 @@ def _meta(info: RasterInfo, place: Place, window: Window) -> dict[str, Any]:
     return meta
 
 
-def _plain(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _plain(error: Exception, scene: Scene) -> str:
+    """One line; which scene it is about is said beside it."""
+    line = " ".join(str(error).split())
+    return line.removeprefix(str(scene.path)).removeprefix(scene.name).lstrip(": ")
