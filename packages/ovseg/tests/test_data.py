@@ -169,6 +169,17 @@ def test_the_command_joins_them(archive: Path, tmp_path: Path) -> None:
     assert zipfile.ZipFile(tmp_path / "joined.zip").testzip() is None
 
 
+def test_joining_replaces_nothing_and_wants_the_last_part(archive: Path, tmp_path: Path) -> None:
+    first, last = split(archive, [10_000])
+    for present in (archive, first, last):
+        before = present.read_bytes()
+        with pytest.raises(DataError, match=f"{present.name} exists"):
+            join_zip(last, present)
+        assert present.read_bytes() == before
+    with pytest.raises(DataError, match=r"parts\.z01: give the last part, the one named \.zip"):
+        join_zip(first, tmp_path / "joined.zip")
+
+
 def test_a_half_joined_archive_is_refused(archive: Path, tmp_path: Path) -> None:
     first, second, last = split(archive, [10_000, 10_000])
     second.unlink()

@@ -39,7 +39,9 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_train_then_test_as_the_command_says(config: Path, swath: Swath) -> None:
+def test_train_then_test_as_the_command_says(
+    config: Path, swath: Swath, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code, out, err = swath("train", "tiny.py", "--set", "optimizer.lr=2e-3", "--seed", 5)
     assert code == 0, err
     assert "4 steps, best mIoU" in out
@@ -56,6 +58,11 @@ def test_train_then_test_as_the_command_says(config: Path, swath: Swath) -> None
     written = json.loads((run / "evaluation/val/metrics.json").read_text())
     assert written["confusion"] == best["confusion"]
     assert (run / "evaluation/val/report.html").exists()
+
+    monkeypatch.chdir(run)  # a checkpoint beside one has a folder too
+    code, out, err = swath("test", config, "best.safetensors", "--out", "again")
+    assert code == 0, err
+    assert "<h1>tiny/best.safetensors on " in Path("again/report.html").read_text()
 
 
 def test_a_run_goes_on_from_its_saved_config(config: Path, swath: Swath) -> None:

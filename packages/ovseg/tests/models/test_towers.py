@@ -62,6 +62,15 @@ def test_clip_of_another_size_is_refused_in_one_line(tiny: Any, tmp_path: Path) 
     assert model.taps == (0, 1)
 
 
+def test_a_file_that_is_absent_or_no_clip_is_named(tiny: Any, tmp_path: Path) -> None:
+    file = tmp_path / "ViT-B-16.pt"
+    with pytest.raises(CheckpointError, match=r"ViT-B-16\.pt: no such file; the clip begins with"):
+        pretrained(tiny.build("catseg"), {"clip": file})
+    torch.save({"visual.layer1.weight": torch.zeros(1)}, file)
+    with pytest.raises(CheckpointError, match=r"ViT-B-16\.pt: no CLIP with a vision transformer"):
+        pretrained(tiny.build("catseg"), {"clip": file})
+
+
 def test_the_teacher_of_a_dino_file_is_loaded(tiny: Any, tmp_path: Path) -> None:
     source, model = tiny.build("gsnet", seed=1), tiny.build("gsnet")
     teacher = {f"module.backbone.{k}": v for k, v in source.specialist.vit.state_dict().items()}

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from swath.core.data.loader import EpochSampler, make_loader
 from swath.core.data.preview import contact_sheet
 from swath.core.data.spec import Protocol
-from swath.core.errors import DataError
+from swath.core.errors import ConfigError, DataError
 from swath.core.inference.predictor import Predictor
 from swath.core.segmentation import SegmentationTask
 from swath.pretrain.rs4p.dataset import ShardDataset, UnlabelledFolder
@@ -238,6 +238,7 @@ def test_of_the_released_list_the_first_column_is_read(released: Path) -> None:
     assert dataset.ids[9] == "unlabeled/RS4P-1M/images/9.png"
     np.testing.assert_array_equal(dataset[9].image, image_of(9).transpose(2, 0, 1))
     assert dataset[3].image.shape == (3, 16, 24)
+    assert [sample.meta["id"] for sample in dataset] == list(dataset.ids)
     assert not dataset[9].targets
     assert pickle.loads(pickle.dumps(dataset))[9].image.equal(dataset[9].image)
     assert len(UnlabelledFolder(released / "unlabeled")) == 10
@@ -318,6 +319,11 @@ def test_what_the_workers_of_a_loader_cannot_read_is_counted_and_named_together(
     (remark,) = lenient.remarks()
     assert re.search(r"2 of 10 images can't be read \(.*/2\.png: .*; .*/7\.png: ", remark)
     assert SemiSupervised([], lenient).remarks() == [remark]
+
+
+def test_a_confidence_in_percent_is_refused(prepared: Path) -> None:
+    with pytest.raises(ConfigError, match="min_confidence=90 must be a probability"):
+        ShardDataset(prepared, labels=True, min_confidence=90)
 
 
 def test_images_are_tensors_of_bytes(prepared: Path) -> None:

@@ -40,5 +40,7 @@ def landdiscover(
     """
     from swath.ovseg.split_zip import join_zip
 
-    join_zip(last, out)
-    typer.echo(f"written  {out}; unpack it into the folder of the data sets")
+    join_zip(last, out, progress=True)
+    typer.echo(
+        f"written  {out}\nnext     swath data unpack {out} DATA, the folder of the data sets"
+    )

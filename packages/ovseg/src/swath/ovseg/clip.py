@@ -362,11 +362,15 @@ def guiding_blocks(size: Size) -> tuple[int, int]:
     return layers // 3 - 1, 2 * layers // 3 - 1
 
 
-def clip_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
+def clip_arguments(state: Mapping[str, Tensor], *, where: str = "weights") -> dict[str, Any]:
     """Arguments of `CLIP` that fit a state dict, ours or OpenAI's.
 
     What shapes don't say follows from what is published: heads are 64 wide, or 16 in number if that
     makes them wider, and image towers wider than ViT-L's began with LAION's weights.
+
+    Args:
+        state: The state dict.
+        where: The file it is from, for the message.
 
     Raises:
         CheckpointError: If it isn't that of a CLIP with a vision transformer.
@@ -374,8 +378,8 @@ def clip_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     missing = [key for key in _TELLING if key not in state]
     if missing:
         raise CheckpointError(
-            f"no CLIP with a vision transformer: {missing[0]} is missing; give a file in OpenAI's "
-            "layout (open_clip's, RemoteCLIP's and GeoRSCLIP's are)"
+            f"{where}: no CLIP with a vision transformer, {missing[0]} is missing; give a file in "
+            "OpenAI's layout (RemoteCLIP's and GeoRSCLIP's are)"
         )
     width, _, patch, _ = state["visual.conv1.weight"].shape
     side = round((len(state["visual.positional_embedding"]) - 1) ** 0.5)

@@ -12,6 +12,7 @@ from typing import BinaryIO, NamedTuple
 
 from swath.core.errors import DataError
 from swath.core.files import atomic_path
+from swath.core.progress import track
 
 _END = b"PK\x05\x06"
 _END64 = b"PK\x06\x06"
@@ -31,26 +32,29 @@ class _Table(NamedTuple):
     last_disk: int
 
 
-def join_zip(last: str | Path, out: str | Path) -> Path:
+def join_zip(last: str | Path, out: str | Path, *, progress: bool = False) -> Path:
     """Write one archive out of ``NAME.z01``, ``NAME.z02``, ... and ``NAME.zip``.
 
     Args:
         last: The part named ``.zip``.
-        out: The archive to write, another file.
+        out: The archive to write, a file that isn't there yet.
+        progress: Show a bar.
 
     Returns:
         Its path.
 
     Raises:
-        DataError: If a part is missing, cut off or none of this archive.
+        DataError: If a part is missing, cut off or none of this archive, or ``out`` exists.
     """
     last, out = Path(last), Path(out)
+    if last.suffix.lower() != ".zip":
+        raise DataError(f"{last}: give the last part, the one named .zip")
     parts = [*_numbered(last), last]
     for part in parts:
         if not part.is_file():
             raise DataError(f"{part}: this part of the archive is missing; fetch it again")
-    if out.resolve() in (part.resolve() for part in parts):
-        raise DataError(f"{out} is a part itself; give the whole archive another name")
+    if out.exists():
+        raise DataError(f"{out} exists; give the whole archive another name, or delete that file")
     table = _table(last)
     if table.last_disk != len(parts) - 1:
         raise DataError(
@@ -61,7 +65,7 @@ def join_zip(last: str | Path, out: str | Path) -> Path:
     for part in parts[:-1]:
         starts.append(starts[-1] + part.stat().st_size)
     with atomic_path(out) as temporary, temporary.open("w+b") as whole:
-        for part in parts:
+        for part in track(parts, "joining", unit="parts", enabled=progress):
             with part.open("rb") as source:
                 shutil.copyfileobj(source, whole, 1 << 20)
         begin = starts[table.disk] + table.offset

@@ -107,7 +107,7 @@ def judge(
         task,
         dataset,
         path=folder / "report.html",
-        title=f"{checkpoint.parent.name}/{checkpoint.name} on {config}, {chosen}",
+        title=f"{checkpoint.resolve().parent.name}/{checkpoint.name} on {config}, {chosen}",
     )
     if as_json:
         typer.echo(json.dumps(figures))

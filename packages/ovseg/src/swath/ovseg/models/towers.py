@@ -34,7 +34,7 @@ def clip_size(path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: If it is no CLIP with a vision transformer.
     """
-    return clip_arguments(_clip_state(path))
+    return clip_arguments(_clip_state(path), where=str(path))
 
 
 def load_clip(clip: CLIP, path: str | Path, *, round_to_half: bool = False) -> None:
@@ -49,7 +49,7 @@ def load_clip(clip: CLIP, path: str | Path, *, round_to_half: bool = False) -> N
         CheckpointError: If it is no CLIP, or one of another size.
     """
     state = _clip_state(path)
-    has, wants = clip_arguments(state), clip_arguments(clip.state_dict())
+    has, wants = clip_arguments(state, where=str(path)), clip_arguments(clip.state_dict())
     if has != wants:
         other = ", ".join(f"{k}={has[k]} for {wants[k]}" for k in has if has[k] != wants[k])
         raise CheckpointError(
@@ -99,7 +99,8 @@ def pretrained(
         The model.
 
     Raises:
-        CheckpointError: If a file doesn't fit its tower, or the model has no such tower.
+        CheckpointError: If a file isn't there or doesn't fit its tower, or the model has no such
+            tower.
     """
     model.set_checkpointing(checkpointing)
     for name, path in (weights or {}).items():
@@ -107,6 +108,11 @@ def pretrained(
         if tower is None:
             raise CheckpointError(
                 f"{path}: this {type(model).__name__} has no {name}; leave it out"
+            )
+        if not locate(path).is_file():
+            raise CheckpointError(
+                f"{path}: no such file; the {name} begins with it, and `swath configs NAME` says "
+                "how to run the recipe"
             )
         if isinstance(tower, CLIP):
             load_clip(tower, path, round_to_half=round_to_half)

@@ -21,7 +21,7 @@ from swath.core.data.readers import (
     resolve_root,
 )
 from swath.core.data.spec import Protocol, read_list
-from swath.core.errors import DataError
+from swath.core.errors import ConfigError, DataError
 from swath.core.sample import Sample
 from swath.pretrain.data import RS4P1M
 from swath.pretrain.rs4p.shards import (
@@ -59,6 +59,7 @@ class ShardDataset:
         ignore_index: Index of pixels that don't count.
 
     Raises:
+        ConfigError: If ``min_confidence`` is no probability.
         DataError: If there is no shard, or one is truncated: which, and where.
     """
 
@@ -73,6 +74,8 @@ class ShardDataset:
         manifest: Mapping[str, Any] | None = None,
     ) -> None:
         self._root = resolve_root(root)
+        if not 0 <= min_confidence <= 1:
+            raise ConfigError(f"min_confidence={min_confidence} must be a probability, 0 to 1")
         self._labels, self._min_confidence, self._window = labels, min_confidence, window
         manifest = _manifest(self._root) if manifest is None else manifest
         if manifest is not None:
@@ -260,6 +263,8 @@ class UnlabelledFolder:
         Raises:
             DataError: If more than ``max_broken`` of the images are broken.
         """
+        if not 0 <= index < len(self):
+            raise IndexError(index)
         for step in range(len(self)):
             place = (index + step) % len(self)
             try:
