@@ -8,8 +8,9 @@ Claim:  on a CPU never slower at equal numerics; on a GPU, with bf16, at least 1
 "official order" is a re-creation, written anew from the dossier (section b), not the official code:
 views by Pillow, a second strong view that is thrown away, and one fp32 labelling forward pass on
 the weak and the mixed-in weak view of every image, whether a box of it is used or not. Both train
-the same model on the same scenes. Each variant runs in a process of its own, so that peak memory is
-its own too (resident memory on a CPU, allocated memory on a GPU).
+the same model on the same scenes. Each variant runs in processes of its own, so that peak memory is
+its own too (resident memory on a CPU, allocated memory on a GPU): twice, in turn with the other,
+and the faster counts. Seconds on a CPU are the processor's, which other programs disturb less.
 """
 
 import argparse
@@ -42,6 +43,7 @@ from swath.pretrain.semi_supervised import SemiSupervised
 from swath.pretrain.task import S4PTask
 from swath.pretrain.views import S4PViews, UnlabelledViews, cutmix_box
 
+ROUNDS = 2
 PARTS = ("data", "labelling", "forward", "backward", "optimiser")
 
 
@@ -144,8 +146,9 @@ class Clock:
         self.seconds[name] += self._now() - started
 
     def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        if self.device.type == "cpu":
+            return time.process_time()
+        torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
 
@@ -250,11 +253,12 @@ def main() -> None:
     if options.variant:
         print(json.dumps(measure(options)))
         return
-    reference = in_a_process("official order", "fp32" if options.device == "cpu" else "fp16")
-    rows = [reference, in_a_process("swath", reference["precision"])]
-    if options.precision != reference["precision"]:
-        rows.append(in_a_process("swath", options.precision))
-    rows = [row | {"times as fast": row["steps/s"] / reference["steps/s"]} for row in rows]
+    published = "fp32" if options.device == "cpu" else "fp16"
+    variants = [("official order", published)]
+    variants += [("swath", p) for p in dict.fromkeys((published, options.precision))]
+    rounds = [[in_a_process(*variant) for variant in variants] for _ in range(ROUNDS)]
+    rows = [min(runs, key=lambda row: row["s/step"]) for runs in zip(*rounds, strict=True)]
+    rows = [row | {"times as fast": row["steps/s"] / rows[0]["steps/s"]} for row in rows]
     notes = {"labels unchanged": labels_unchanged(options)} if options.precision != "fp32" else {}
     record("s4p_step", rows, settings=vars(options), **notes)
 
