@@ -1,6 +1,6 @@
 """Do words reach what was never trained? A small CLIP, and CAT-Seg, GSNet and RSKT-Seg on it.
 
-Run:    OMP_NUM_THREADS=1 python benchmarks/ovseg_scenes.py --seed 1
+Run:    OMP_NUM_THREADS=1 python benchmarks/ovseg_scenes.py
 Claim:  names that no mask showed ("blue building", where other blue things and other buildings were
         taught) are found: mIoU of at least 35, and at least 10 above CLIP's similarity map alone.
 
@@ -70,6 +70,7 @@ ALL = (*TAUGHT, *UNMASKED, *UNSEEN)
 GROUPS = {"taught": TAUGHT, "unmasked": UNMASKED, "unseen": UNSEEN}
 ABSENT = -100.0
 AIM = 35
+SEED = 2  # the recipe before was judged at 1, trials at 100
 PALETTE = default_palette(len(ALL))
 
 
@@ -178,7 +179,7 @@ def judged(model: nn.Module, crops: Any) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--only", nargs="+", help="of the models")
     parser.add_argument("--crops", type=int, default=360, help="that are judged, three of a scene")
     parser.add_argument("--work", type=Path, default=RUNS / NAME)
@@ -186,7 +187,6 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     folder = options.work / str(options.seed)
-    rows = known()
     _, seconds = weights_of(clip_config(options.seed), folder / "clip")
     clip = folder / "clip" / "last.safetensors"
     crops = NamedCrops(_scenes.SIZE, options.crops, 2000 + options.seed, ALL, crops=3)
@@ -197,21 +197,20 @@ def main() -> None:
             continue
         if config is not None:
             models[title], seconds = weights_of(config.override(options.set), folder / title)
-        if any((r["seed"], r["model"]) == (options.seed, title) for r in rows):
+        if any((r["seed"], r["model"]) == (options.seed, title) for r in known()):
             continue
         turned = judged(models[title], Turned(crops))
-        rows.append(
-            {
-                "seed": options.seed,
-                "model": title,
-                **judged(models[title], crops),
-                **{f"turned: {key}": turned[key] for key in GROUPS},
-                "training s": seconds,
-            }
-        )
-        print(json.dumps(rows[-1]), flush=True)
+        row = {
+            "seed": options.seed,
+            "model": title,
+            **judged(models[title], crops),
+            **{f"turned: {key}": turned[key] for key in GROUPS},
+            "training s": seconds,
+        }
+        print(json.dumps(row), flush=True)
+        rows = [*known(), row]  # read again: other processes may train other models
         record(NAME, rows, unmasked=UNMASKED, unseen=UNSEEN, crops=options.crops)
-    plot(rows).savefig(RESULTS / f"{NAME}.png", dpi=140)
+    plot(known()).savefig(RESULTS / f"{NAME}.png", dpi=140)
     pictures(models, crops).savefig(RESULTS / f"{NAME}_pictures.png", dpi=110)
 
 

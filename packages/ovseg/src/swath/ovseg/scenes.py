@@ -53,7 +53,10 @@ KINDS = (
 """Scenes of each domain are drawn from these in turn: rare objects, tanks above all, occur."""
 
 SCENE_PX = 192
-THING_PX = 32
+SPREAD = 0.15
+"""How much the light differs from scene to scene; more, and a grey roof may look white."""
+
+THING_PX = 44
 """Square root of an object's area in a crop that is made for it, px, give or take a third."""
 
 ZOOM = (0.5, 3.0)
@@ -142,7 +145,7 @@ class NamedCrops:
             turn = number + attempt
             kind, domain = KINDS[turn % len(KINDS)], DOMAINS[turn // len(KINDS) % len(DOMAINS)]
             seed = (self.seed << 32) + number * ATTEMPTS + attempt
-            scene = render(seed, SCENE_PX, domain, kind)
+            scene = render(seed, SCENE_PX, domain, kind, SPREAD)
             names = named(scene, self.classes)
             if places := places_of(names):
                 return scene, names, places

@@ -16,17 +16,17 @@ from swath.ovseg.optimizers import open_vocabulary_adamw
 model = from_clip(GSNet, specialist=DINO, aggregator=FUSED, dino_taps=[0, 1], dino_finetune="full")
 task = _task()
 
-train = crops(seed=1, count=4096)
+train = crops(seed=1, count=8192)
 augment = Spec(Dihedral)
 val = crops(seed=2, count=64)
 test = crops(seed=3, count=256)
 
 optimizer = open_vocabulary_adamw(lr=2e-3, weight_decay=1e-2, clip_multiplier=0.2)
-iterations = 700
+iterations = 1000
 batch_size = 8
 num_workers = 0
-val_every = 350
-checkpoint_every = 350
+val_every = 500
+checkpoint_every = 250
 clip_norm = 1.0
 seed = 0
 
