@@ -12,6 +12,7 @@ from swath.core import load_model
 from swath.core.config import load_config
 from swath.core.engine import smoke, train
 from swath.core.errors import ConfigError
+from swath.core.inference.predictor import Predictor
 from swath.ovseg.contrastive import CaptionTask, caption_contrast
 from swath.ovseg.models.towers import pretrained
 from swath.ovseg.scenes import SEEN, NamedCrops
@@ -58,6 +59,8 @@ def test_names_are_checked_and_may_be_others(tiny: Any) -> None:
     for scores in task.predict(clip, batch):
         assert scores.shape == (3,)
         assert float(scores.sum()) == pytest.approx(1)
+    with pytest.raises(ConfigError, match="knows no background here; leave it out"):
+        Predictor(clip, task).adapted_task(classes=["tree"], background=0.5)
 
 
 def test_the_small_clip_names_images_and_its_file_begins_a_segmenter(tmp_path: Path) -> None:

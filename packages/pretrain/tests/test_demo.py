@@ -42,7 +42,7 @@ def test_both_runs_are_judged(files: DemoFiles) -> None:
 def test_the_report_shows_pseudo_labels_and_the_comparison(files: DemoFiles) -> None:
     text = files.report.read_text(encoding="utf-8")
     parts = ("mIoU, labels alone", "gain in points", "strong view", "pseudo-label", "confidence",
-             "% confident", "swath data prepare rs4p")  # fmt: skip
+             "% learnt from", "4 of 2 labelled", "4 scenes", "swath data prepare rs4p")  # fmt: skip
     for part in parts:
         assert part in text
     assert text.count("<img ") == 6 * 5

@@ -199,6 +199,15 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_file(tmp_path / "gone.pth")
 
 
+def test_a_folder_is_no_file_and_what_is_in_it_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"is a folder; give the file, a weights file in it"):
+        load_file(tmp_path)
+    for name in ("last", "best"):
+        save_file(STATE, tmp_path / f"{name}.safetensors")
+    with pytest.raises(CheckpointError, match=r"best\.safetensors or last\.safetensors in it"):
+        load_file(tmp_path)
+
+
 def test_metadata_is_read_without_tensors(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     save_file(STATE, path, {"who": "us"})

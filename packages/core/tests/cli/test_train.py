@@ -45,6 +45,7 @@ def test_train_then_test_as_the_command_says(
     code, out, err = swath("train", "tiny.py", "--set", "optimizer.lr=2e-3", "--seed", 5)
     assert code == 0, err
     assert "4 steps, best mIoU" in out
+    shown = [line for line in err.splitlines() if line.startswith("training: 4/4")][-1]
     run = Path("runs/tiny")
     assert f"swath test tiny.py {run}/best.safetensors" in out
     assert (run / "report.html").stat().st_size < 5_000_000
@@ -54,6 +55,7 @@ def test_train_then_test_as_the_command_says(
     code, out, err = swath("test", "tiny.py", run, "--json")
     assert code == 0, err
     best = json.loads((run / "validation.json").read_text())
+    assert shown.endswith(f"best mIoU {best['mIoU']:.4g}")
     assert json.loads(out)["mIoU"] == best["mIoU"]
     written = json.loads((run / "evaluation/val/metrics.json").read_text())
     assert written["confusion"] == best["confusion"]

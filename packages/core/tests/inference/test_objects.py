@@ -91,6 +91,7 @@ def test_refuses_what_does_not_fit(tmp_path: Path) -> None:
 
 def test_answers_are_saved_as_json(tmp_path: Path) -> None:
     answer = ClassificationResult(("a", "b"), (0.2, 0.8))
+    assert answer.summary() == {"probabilities": {"a": 0.2, "b": 0.8}}
     assert answer.label == "b"
     assert json.loads(answer.save(tmp_path / "a.json").read_text())["classes"] == ["a", "b"]
     assert json.loads(CountResult("ship", 3).save(tmp_path / "c.json").read_text())["count"] == 3

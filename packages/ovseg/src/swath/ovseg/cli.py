@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Open-vocabulary models in detectron2.", no_args_is_help=True)
+app = typer.Typer(
+    help="Open-vocabulary models in detectron2.", no_args_is_help=True, add_completion=False
+)
 
 
 @app.callback()

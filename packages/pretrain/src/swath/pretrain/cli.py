@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Pass on what pre-training has made.", no_args_is_help=True)
+app = typer.Typer(
+    help="Pass on what pre-training has made.", no_args_is_help=True, add_completion=False
+)
 
 
 @app.callback()

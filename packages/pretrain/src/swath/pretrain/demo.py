@@ -89,6 +89,7 @@ def run(
     prepare_folder(files.folder, files.made(), overwrite)
     started = time.monotonic()
     config = load_config(CONFIG, [f"seed={seed}"])
+    config = smoke(config) if quick else config
     labelled, unlabelled = (len(config.train[name].build()) for name in ("labelled", "unlabelled"))
     arms = {
         f"Train on {labelled} labelled scenes alone": (supervised_twin(config), files.supervised),
@@ -97,10 +98,9 @@ def run(
     models, metrics = {}, {}
     for i, (title, (recipe, folder)) in enumerate(arms.items(), start=1):
         with step(console, f"{i}/3", title):
-            recipe = smoke(recipe) if quick else recipe
             checkpoint = trained(recipe, folder, device)
             models[folder.name] = load_model(checkpoint, device=device)
-            figures = _judged(models[folder.name], config, quick, device)
+            figures = _judged(models[folder.name], config, device)
             metrics[folder.name] = figures
             console.print(f"  mIoU {number(figures['mIoU'])} on scenes it has not seen")
     with step(console, "3/3", "Look at its pseudo-labels, write the report"):
@@ -124,15 +124,12 @@ def supervised_twin(config: TrainConfig) -> TrainConfig:
     )
 
 
-def _judged(
-    predictor: Predictor, config: TrainConfig, quick: bool, device: str | None
-) -> Mapping[str, Any]:
-    spec = smoke(config).test if quick else config.test
-    assert spec is not None  # the demo's own config has one
+def _judged(predictor: Predictor, config: TrainConfig, device: str | None) -> Mapping[str, Any]:
+    assert config.test is not None  # the demo's own config has one
     return evaluate(
         predictor.model,
         predictor.task,
-        spec.build(),
+        config.test.build(),
         batch_size=config.batch_size,
         num_workers=config.num_workers,
         device=device,
@@ -229,7 +226,7 @@ def _pictures(predictor: Predictor, config: TrainConfig) -> str:
         remark = f"{100 * float(right):.0f} % of these right" if sure.any() else ""
         rows.append(
             (
-                f"{100 * float(sure.sum() / seen.sum()):.0f} % confident",
+                f"{100 * float(sure.sum() / seen.sum()):.0f} % learnt from",
                 remark,
                 [
                     _photograph(found.weak, "weak view"),
@@ -241,10 +238,10 @@ def _pictures(predictor: Predictor, config: TrainConfig) -> str:
             )
         )
     note = page.paragraph(
-        "The network labels the weak view; what it is sure of it learns on the strong one, into "
-        "which a box of another scene may be pasted. White in the confidence is certain. Clear "
-        "pixels of the pseudo-label are not learnt from: not confident enough, or padding. The "
-        "truth was never looked at.",
+        f"The network labels the weak view; labels with a confidence of {task.threshold:g} or more "
+        "it learns on the strong one, into which a box of another scene may be pasted. White in "
+        "the confidence is certain. Clear pixels of the pseudo-label are not learnt from: less "
+        "confident, or padding. The truth was never looked at.",
         note=True,
     )
     columns = ("weak view", "strong view", "pseudo-label", "confidence", "truth")

@@ -157,6 +157,9 @@ def file_format(path: str | Path) -> Format:
         CheckpointError: If there is no such file, or it is none of these formats.
     """
     path = Path(path)
+    if path.is_dir():
+        inside = sorted(file.name for file in path.glob("*.safetensors")) or ["a weights file"]
+        raise CheckpointError(f"{path} is a folder; give the file, {' or '.join(inside)} in it")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; check the path")
     with path.open("rb") as file:

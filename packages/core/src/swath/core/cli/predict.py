@@ -330,10 +330,10 @@ def _show(report: dict[str, Any]) -> None:
         for name, value in report["answer"].items():
             console.print(f"{name}: {value}")
         return
-    title = "share" if "shares" in report else "objects"
-    rows = report["shares"] if "shares" in report else report["objects"]
-    table = Table("class", title, box=None)
-    for name, value in sorted(rows.items(), key=lambda item: -item[1]):
+    kinds = {"shares": "share", "objects": "objects", "probabilities": "probability"}
+    kind = next(kind for kind in kinds if kind in report)
+    table = Table("class", kinds[kind], box=None)
+    for name, value in sorted(report[kind].items(), key=lambda item: -item[1]):
         if value:
             table.add_row(name, f"{value:.2%}" if isinstance(value, float) else str(value))
     console.print(table)

@@ -118,6 +118,7 @@ class LogHook(Hook):  # type: ignore[misc]
         self.folder, self.config, self.state, self.bar = folder, config, state, bar
         self.score = score
         self.seen: dict[str, list[Any]] = {}
+        self.shown: dict[str, float] = {}
         self.trackers = tuple(trackers)
         self.file: BinaryIO | None = None
 
@@ -153,7 +154,8 @@ class LogHook(Hook):  # type: ignore[misc]
         times = {name: means.pop(name) for name in ("time_s", "data_s")}
         self._write({"step": step, **means, "lr": rate, **times})
         best = {} if self.state.best is None else {f"best {self.score}": self.state.best}
-        self.bar.advance(loss=means["loss"], lr=rate, **best)
+        self.shown = {"loss": means["loss"], "lr": rate, **best}
+        self.bar.advance(**self.shown)
         self._track("train", {**means, "lr": rate})
 
     def after_val_epoch(self, runner: Any, metrics: Mapping[str, Any]) -> None:
@@ -165,6 +167,9 @@ class LogHook(Hook):  # type: ignore[misc]
             is_best = self.state.best is None or figures[self.score] > self.state.best
             remark = "the best so far" if is_best else f"best {self.state.best:.4f}"
             self.bar.note(f"step {step}: {self.score} {figures[self.score]:.4f} ({remark})")
+            if is_best:
+                self.shown[f"best {self.score}"] = figures[self.score]
+                self.bar.advance(0, **self.shown)
         self._track("val", figures)
 
     def close(self) -> None:

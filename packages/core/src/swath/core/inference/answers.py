@@ -58,6 +58,10 @@ class ClassificationResult(_Answer):
         best = max(range(len(self.classes)), key=lambda i: self.probabilities[i])
         return self.classes[best]
 
+    def summary(self) -> dict[str, Any]:
+        """``"probabilities"`` by class."""
+        return {"probabilities": dict(zip(self.classes, self.probabilities, strict=True))}
+
     def plot(self, top: int = 5) -> "Figure":
         """The most probable classes as bars, the best on top.
 

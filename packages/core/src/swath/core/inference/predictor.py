@@ -1,6 +1,7 @@
 """`Predictor`: a model with its preprocessing, classes and task, run over images of any size."""
 
 import copy
+import inspect
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -233,8 +234,8 @@ class Predictor:
             text: A sentence, for models that take one.
 
         Raises:
-            ConfigError: If the model knows fixed classes only or takes no sentence, ``classes`` is
-                one text, or ``background`` stands alone.
+            ConfigError: If the model knows fixed classes only, no background or no sentences,
+                ``classes`` is one text, or ``background`` stands alone.
             DataError: If the scale can't be read.
         """
         task = self.task
@@ -249,9 +250,10 @@ class Predictor:
                     "this model knows fixed classes and takes no vocabulary: "
                     f"{', '.join(task.classes)}; leave classes out"
                 )
-            task = task.with_classes(
-                tuple(classes), **({} if background is None else {"background": background})
-            )
+            options = {} if background is None else {"background": background}
+            if options and "background" not in inspect.signature(task.with_classes).parameters:
+                raise ConfigError(f"{task.kind} knows no background here; leave it out")
+            task = task.with_classes(tuple(classes), **options)
         elif background is not None:
             raise ConfigError("background says what isn't any of the classes; give classes too")
         if text is not None:
