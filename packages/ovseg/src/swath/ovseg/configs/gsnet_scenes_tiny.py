@@ -22,11 +22,11 @@ val = crops(seed=2, count=64)
 test = crops(seed=3, count=256)
 
 optimizer = open_vocabulary_adamw(lr=2e-3, weight_decay=1e-2, clip_multiplier=0.2)
-iterations = 1000
+iterations = 1200
 batch_size = 8
 num_workers = 0
-val_every = 500
-checkpoint_every = 250
+val_every = 600
+checkpoint_every = 200
 clip_norm = 1.0
 seed = 0
 
