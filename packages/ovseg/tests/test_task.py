@@ -89,6 +89,10 @@ def test_alternatives_score_by_the_best_and_background_by_threshold() -> None:
     assert got[2].sigmoid() == pytest.approx(0.25)
 
 
+def test_alternatives_need_no_space_after_the_comma() -> None:
+    assert OpenVocabularyTask(["plane,aircraft", "ship"]).names == ("plane", "aircraft", "ship")
+
+
 def test_how_likely_a_class_is_does_not_depend_on_the_others() -> None:
     logits = torch.tensor([[-3.0, 1.0], [-5.0, 0.5]])
     label, confidence = OpenVocabularyTask(["tree", "sea"]).labelled(logits)

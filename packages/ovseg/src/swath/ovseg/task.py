@@ -43,8 +43,8 @@ VOCABULARIES = 16
 class OpenVocabularyTask(SegmentationTask):
     """Train and judge a model that scores pixels against names.
 
-    A class may have alternatives, separated by a comma and a space (``"plane, aircraft"``): each is
-    scored, and the highest counts. Scores of classes are independent: probabilities are sigmoids
+    A class may have alternatives, separated by commas (``"plane, aircraft"``): each is scored, and
+    the highest counts. Scores of classes are independent: probabilities are sigmoids
     and don't sum to 1.
 
     Args:
@@ -89,7 +89,7 @@ class OpenVocabularyTask(SegmentationTask):
         gsd_m: float | None = None,
         tile: int = 384,
     ) -> None:
-        vocabulary = [[part.strip() for part in name.split(", ")] for name in classes]
+        vocabulary = [[part.strip() for part in name.split(",")] for name in classes]
         self.threshold, negatives = _background(background)
         check_names(classes, vocabulary, negatives)
         self.ensemble = templates(ensemble)
