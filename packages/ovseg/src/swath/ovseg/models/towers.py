@@ -111,8 +111,8 @@ def pretrained(
             )
         if not locate(path).is_file():
             raise CheckpointError(
-                f"{locate(path)}: no such file; the {name} begins with it, and `swath configs NAME` "
-                "says how to run the recipe"
+                f"{locate(path)}: no such file; the {name} begins with it, and `swath configs "
+                "NAME` says how to run the recipe"
             )
         if isinstance(tower, CLIP):
             load_clip(tower, path, round_to_half=round_to_half)
