@@ -10,6 +10,7 @@ from torchvision import tv_tensors
 
 from swath.core.errors import ConfigError, DataError
 from swath.core.inference.predictor import Predictor
+from swath.core.palette import default_palette
 from swath.core.sample import Sample
 from swath.ovseg.losses import pixelwise_bce
 from swath.ovseg.prompts import SINGLE, templates, tokenize
@@ -82,6 +83,7 @@ def test_other_scripts_are_spelt_in_bytes() -> None:
 def test_alternatives_score_by_the_best_and_background_by_threshold() -> None:
     task = OpenVocabularyTask(["plane, aircraft", "ship"], background=0.25)
     assert task.classes == ("plane, aircraft", "ship", "background")
+    assert task.palette == (*default_palette(2), (0, 0, 0))
     assert len(task.tokens) == 3
     logits = torch.tensor([1.0, 3.0, -2.0]).view(1, 3, 1, 1)
     got = task.by_class(logits).flatten()

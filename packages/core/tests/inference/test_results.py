@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,14 @@ def test_the_picture_shows_the_classes_that_occur() -> None:
     roof, field = shown[10:30, 20:60].mean((0, 1)), shown[30:50].mean((0, 1))
     assert roof[0] > roof[1]
     assert field[1] > field[0]
+
+
+def test_a_class_in_black_stays_clear() -> None:
+    found = replace(result(), palette=((0, 0, 0), (200, 0, 0)))
+    shown = np.asarray(found.plot().axes[0].images[0].get_array())
+    plain = found.image.array.transpose(1, 2, 0)
+    np.testing.assert_array_equal(shown[30:50], plain[30:50])
+    assert not np.array_equal(shown[10:30, 20:60], plain[10:30, 20:60])
 
 
 def test_a_notebook_shows_picture_shares_and_crs() -> None:

@@ -95,19 +95,19 @@ class OpenVocabularyTask(SegmentationTask):
         self.ensemble = templates(ensemble)
         if negatives:
             vocabulary.append(negatives)
-        names = list(classes)
+        names, palette = list(classes), palette or default_palette(classes)
         if background is not None:
             if BACKGROUND in classes:
                 raise ConfigError(
                     f"a class is called '{BACKGROUND}' already; leave it out, or background"
                 )
             names.append(BACKGROUND)
-            palette = [*palette, (0, 0, 0)] if palette is not None else None
+            palette = [*palette, (0, 0, 0)]
         super().__init__(
             names,
             radiometry=radiometry or CLIP_RADIOMETRY,
             ignore_index=ignore_index,
-            palette=palette or default_palette(names),
+            palette=palette,
             gsd_m=gsd_m,
         )
         self.skip_ignored, self.protocol, self.tile = skip_ignored, evaluation, tile

@@ -171,7 +171,7 @@ class SegmentationResult:
             picture.save(temporary)
 
     def plot(self, alpha: float = 0.5, side: int = 1400) -> "Figure":
-        """The map over its image, with a legend.
+        """The map over its image, with a legend; a class in black, as backgrounds are, stays clear.
 
         Args:
             alpha: Opacity of the classes.
@@ -199,7 +199,8 @@ class SegmentationResult:
             rows = (np.arange(height) + 0.5) * self.info.height / height
             columns = (np.arange(width) + 0.5) * self.info.width / width
             drawn = self.mask[np.ix_(rows.astype(int), columns.astype(int))]
-        return overlay(shown, drawn, self.palette, alpha)
+        black = [i for i, colour in enumerate(self.palette) if not any(colour)]
+        return overlay(shown, drawn, self.palette, alpha, hide=black)
 
     def to_gdf(self) -> "GeoDataFrame":
         """Polygons with ``class``, ``class_id`` and ``area_m2``, in the image's CRS."""
