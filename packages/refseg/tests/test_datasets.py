@@ -4,6 +4,7 @@ import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -186,6 +187,26 @@ def test_the_doctor_names_absent_images(tmp_path: Path) -> None:
 
 
 @pytest.fixture
+def test_the_doctor_says_once_what_concerns_all_splits(tmp_path: Path) -> None:
+    refer("JPEGImages", ".")(tmp_path)
+    (tmp_path / "refs(unc).p").unlink()
+    (found,) = check_known("rrsis-d", tmp_path, progress=False).findings
+    assert "holds neither refs.json nor refs(unc).p" in found.message
+
+
+class Malicious:
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("/tmp/swath-was-checked"),)
+
+
+def test_the_doctor_names_a_malicious_pickle_and_does_not_run_it(tmp_path: Path) -> None:
+    refer("JPEGImages", ".")(tmp_path)
+    (tmp_path / "refs(unc).p").write_bytes(pickle.dumps([Malicious()]))
+    (found,) = check_known("rrsis-d", tmp_path, progress=False).findings
+    assert "nothing of it was run; get it from a source you trust" in found.message
+    assert not Path("/tmp/swath-was-checked").exists()
+
+
 def swath(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str]]:
@@ -272,6 +293,27 @@ def test_a_split_without_labels_is_refused(
     )  # fmt: skip
     assert code == 2
     assert "split 'test' of dota has no labels to judge by" in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "message"),
+    [
+        (
+            "detection",
+            "gives 2 names for the 20 classes of dior-coco; name each in this order: air",
+        ),
+        ("counting", "counting asks what the set says; leave it out"),
+    ],
+)
+def test_classes_in_other_words_are_as_many_as_the_sets(
+    tmp_path: Path, swath: Callable[..., tuple[int, str]], evaluation: str, message: str
+) -> None:
+    COPIES[JUDGED[evaluation][0]](tmp_path)
+    code, text = swath(
+        "refseg", "test", evaluation, "m", "--data", tmp_path, "--classes", "plane, ship"
+    )
+    assert code == 2
+    assert message in " ".join(text.split())
 
 
 def test_what_is_built_is_judged_on_and_trained_on(

@@ -23,6 +23,7 @@ from swath.refseg.asks import PIECE, TASKS, margins
 from swath.refseg.models.remotesam import RemoteSAM
 from swath.refseg.predictor import RemoteSAMPredictor
 from swath.refseg.preprocess import Fit
+from swath.refseg.results import ChosenClass
 from swath.refseg.task import ReferringTask
 from swath.refseg.text import PROMPT
 
@@ -142,8 +143,20 @@ def test_results_lie_on_the_scene(
     assert sum(counted.counts.values()) == len(counted)
     table = geopandas.read_file(counted.save(tmp_path / "counted.gpkg"))
     assert table["count"].tolist() == [counted.counts[name] for name in table["class"]]
-    answer = predictor.multi_label_cls(scene, CLASSES).save(tmp_path / "labels.json")
-    assert json.loads(answer.read_text())["classes"] == CLASSES
+
+
+def test_which_classes_are_there_is_saved_with_their_scores(
+    predictor: RemoteSAMPredictor, scene: Path, tmp_path: Path
+) -> None:
+    several = predictor.multi_label_cls(scene, CLASSES)
+    saved = json.loads(several.save(tmp_path / "labels.json").read_text())
+    assert saved["classes"] == CLASSES
+    assert saved["labels"] == list(several.labels)
+    one = predictor.multi_class_cls(scene, CLASSES)
+    saved = json.loads(one.save(tmp_path / "label.json").read_text())
+    assert saved["chosen"] == one.chosen
+    unsure = ChosenClass(("a", "b"), (0.2, 0.4)).summary()["answer"]
+    assert unsure["chosen"] is None
 
 
 def test_large_scenes_are_tiled_for_classes_and_whole_for_sentences(
@@ -162,6 +175,17 @@ def test_large_scenes_are_tiled_for_classes_and_whole_for_sentences(
         for regions in ("scene", "tile")
     )
     assert np.abs(one - many).max() > 1e-3
+
+
+def test_a_scene_is_looked_at_in_no_more_tiles_than_it_needs(
+    predictor: RemoteSAMPredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tiles share 12 of their 64 px: 5 in a row of 224 px do, and a multiple of 32 isn't needed."""
+    seen = []
+    fitted = asks.fitted
+    monkeypatch.setattr(asks, "fitted", lambda *given: seen.append(0) or fitted(*given))
+    predictor.detection(picture(224, 224), ["ship"])
+    assert len(seen) == 25
 
 
 def test_tiles_of_a_scene_are_joined_into_one_map(
@@ -308,9 +332,9 @@ BAD = {
     "no task": ({}, "choose one of referring_seg"),
     "unknown task": ({"task": "detektion"}, "did you mean 'detection'"),
     "empty sentence": ({"task": "referring", "text": "  "}, "sentence is empty"),
-    "no sentence": ({"task": "referring"}, "with text="),
+    "no sentence": ({"task": "referring"}, r"referring_seg: .*with text=.*--text"),
     "zero classes": ({"task": "counting", "classes": []}, "no class is named"),
-    "an empty class": ({"task": "counting", "classes": ["ship", ""]}, "no class is named"),
+    "an empty class": ({"task": "counting", "classes": ["ship", ""]}, "a comma too many"),
     "a class named twice": (
         {"task": "detection", "classes": ["ship", "ship ", "vehicle"]},
         "'ship' is named twice",
@@ -337,8 +361,19 @@ BAD = {
         {"task": "detection", "classes": ["ship"], "use_epoc": True},
         r"use_epoc=True isn't a boundary model; give one, use_epoc=Epoc\(FOLDER\)",
     ),
-    "a sentence for classes": ({"task": "counting", "text": "a ship"}, "takes class names"),
-    "classes for a sentence": ({"task": "referring", "classes": ["ship"]}, "takes a sentence"),
+    "a sentence for classes": (
+        {"task": "counting", "text": "a ship"},
+        "counting takes class names",
+    ),
+    "classes for a sentence": (
+        {"task": "referring", "classes": ["ship"]},
+        "referring_seg takes a sentence",
+    ),
+    "a class for the rest": (
+        {"task": "detection", "classes": ["ship"], "background": 0.4},
+        "detection has no class for the rest; leave background out",
+    ),
+    "two tasks at once": ({"task": "counting,detection"}, "one task at a time"),
     "an odd number of regions": (
         {"task": "captioning", "classes": ["ship"], "region_split": 5},
         "must be one of 4, 9",

@@ -63,3 +63,20 @@ def test_a_vocabulary_without_marks_is_refused() -> None:
 def test_an_empty_sentence_is_refused() -> None:
     with pytest.raises(ConfigError, match="the sentence is empty"):
         WordPieces(VOCABULARY)([" "])
+
+
+@pytest.mark.parametrize(
+    ("sentence", "unknown"),
+    [
+        ("the red ships at a road", []),
+        ("the giraffe left of a pier", ["giraffe", "pier"]),
+        ("ship 12 or ÄÖ", ["12", "or", "ao"]),
+    ],
+)
+def test_words_that_are_only_spelt_by_letters_are_named(
+    sentence: str, unknown: list[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    WordPieces(VOCABULARY).warn([sentence])
+    said = [str(warning.message) for warning in recwarn]
+    names = f"no pieces for {', '.join(unknown)};"
+    assert [names in line for line in said] == [True] * bool(unknown)

@@ -11,7 +11,7 @@ from rasterio.transform import Affine
 
 from swath.core.checkpoint.store import save_model
 from swath.core.cli import main
-from swath.core.cli.predict import _background, _names
+from swath.core.cli.predict import _background, _names, _show
 from swath.core.models.unet import UNet
 from swath.core.segmentation import SegmentationTask
 from swath.core.spec import Spec
@@ -147,3 +147,22 @@ def test_notes_say_what_a_missing_crs_means(
     assert swath(monkeypatch, "predict", checkpoint, image) == 0
     assert "results are in pixel coordinates" in capsys.readouterr().err
     assert (tmp_path / "a_mask.tif").exists()
+
+
+@pytest.mark.parametrize(
+    ("found", "lines"),
+    [
+        ({"objects": {"ship": 0, "plane": 2}}, ["class objects", "plane 2"]),
+        ({"objects": {"ship": 0, "plane": 0}}, ["nothing found of ship, plane"]),
+        ({"answer": {"text": "Two ships."}}, ["text: Two ships."]),
+        (
+            {"answer": {"labels": ()}, "probabilities": {"a": 0.25, "b": 0.5}},
+            ["labels: none", "class probability", "b 50.00%", "a 25.00%"],
+        ),
+    ],
+)
+def test_tells_what_was_found(found: dict[str, object], lines: list[str], capsys) -> None:
+    size = {"width": 4, "height": 3, "crs": None, "seconds": 1.0, "mpix_per_s": 1.0}
+    _show({"notes": [], "written": [], **size, **found})
+    said = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert said[1:] == lines

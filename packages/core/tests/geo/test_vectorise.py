@@ -166,6 +166,7 @@ def test_small_regions_can_be_left_out_and_outlines_simplified() -> None:
     assert points[1] < points[0] / 5
 
 
+@pytest.mark.filterwarnings("error:'crs' was not provided")
 def test_without_a_crs_coordinates_are_pixels(tmp_path: Path) -> None:
     mask = np.zeros((20, 30), np.uint8)
     mask[5:10, 15:20] = 1

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pyogrio
 import pytest
 from rasterio.crs import CRS
 from rasterio.transform import Affine
@@ -36,6 +37,7 @@ def test_corners_turn_clockwise_on_screen() -> None:
 def test_polygons_lie_where_the_objects_are(tmp_path: Path, suffix: str, epsg: int) -> None:
     path = result([[50, 40, 20, 10, 0.3], [100, 50, 8, 6, 0]]).save(tmp_path / f"o{suffix}")
     table = gpd.read_file(path)
+    assert pyogrio.list_layers(path)[:, 0].tolist() == ["objects"]  # not the temporary file's name
     assert table.crs.to_epsg() == epsg
     assert table["class"].tolist() == ["plane", "small ship"]
     placed = table.to_crs(32633)
@@ -58,6 +60,16 @@ def test_coco_and_dota_hold_the_same_objects(tmp_path: Path) -> None:
 def test_nothing_found_is_a_file_too(tmp_path: Path, suffix: str) -> None:
     found = DetectionResult(PLACE, ("a",), np.zeros((0, 5)), np.zeros(0, int), np.zeros(0))
     assert found.save(tmp_path / f"o{suffix}").exists()
+
+
+@pytest.mark.parametrize("suffix", [".geojson", ".gpkg"])
+@pytest.mark.filterwarnings("error:'crs' was not provided")
+def test_objects_of_an_image_without_crs_lie_in_its_pixels(tmp_path: Path, suffix: str) -> None:
+    boxes = np.array([[10.0, 20, 30, 40]])
+    nowhere = RasterInfo(None, 200, 100, 3, "uint8")
+    found = DetectionResult(nowhere, ("a",), boxes, np.zeros(1, int), np.ones(1))
+    bounds = gpd.read_file(found.save(tmp_path / f"o{suffix}")).total_bounds
+    np.testing.assert_allclose(bounds, boxes[0])
 
 
 def test_outlines_lie_on_the_objects_of_the_picture() -> None:
@@ -93,7 +105,8 @@ def test_answers_are_saved_as_json(tmp_path: Path) -> None:
     answer = ClassificationResult(("a", "b"), (0.2, 0.8))
     assert answer.summary() == {"probabilities": {"a": 0.2, "b": 0.8}}
     assert answer.label == "b"
-    assert json.loads(answer.save(tmp_path / "a.json").read_text())["classes"] == ["a", "b"]
+    saved = json.loads(answer.save(tmp_path / "a.json").read_text())
+    assert (saved["label"], saved["classes"]) == ("b", ["a", "b"])
     assert json.loads(CountResult("ship", 3).save(tmp_path / "c.json").read_text())["count"] == 3
     assert "harbour" in CaptionResult("a <harbour>")._repr_html_()
     assert "&lt;harbour&gt;" in CaptionResult("a <harbour>")._repr_html_()

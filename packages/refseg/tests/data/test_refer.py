@@ -121,6 +121,12 @@ def test_a_malicious_pickle_is_refused_without_being_run(refer: Path) -> None:
     assert not marker.exists()
 
 
+def test_what_is_no_pickle_of_refs_is_called_so(refer: Path) -> None:
+    (refer / "refs(unc).p").write_bytes(b"<!DOCTYPE html>")
+    with pytest.raises(DataError, match=r"refs\(unc\)\.p: can't be read as a pickle of refs"):
+        ReferDataset(refer, "train")
+
+
 def test_masks_of_almost_the_images_size_are_fitted_and_others_refused(refer: Path) -> None:
     def resize(height: int, width: int) -> None:
         image = Image.fromarray(np.zeros((height, width, 3), np.uint8))

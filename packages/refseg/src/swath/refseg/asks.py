@@ -91,6 +91,19 @@ class Ask(Task):
         self.fit: Fit = "resize"
         self.sentences_at_once = 4
 
+    @property
+    def align(self) -> int | None:
+        """Multiples of what tiles begin at, px; None where the network's stride decides.
+
+        Tiles that are fitted to the network's input have a grid of their own.
+        """
+        return None if self.fit == "native" else max(self.input_size // 16, 1)
+
+    @property
+    def name(self) -> str:
+        """What the task is called; see `TASKS`."""
+        return next(name for name, kind in {**TASKS, **_MORE}.items() if kind is type(self))
+
     def with_classes(self, classes: Sequence[str]) -> Self:
         """The task for these classes.
 
@@ -98,7 +111,7 @@ class Ask(Task):
             ConfigError: If there are none, one is empty, or the task takes a sentence.
         """
         if self.takes == "text":
-            raise ConfigError(f"{self.kind} takes a sentence, not classes; give text")
+            raise ConfigError(f"{self.name} takes a sentence, not classes; give text")
         names = postprocess.check_classes(classes)
         return self._asking(names, tuple(self.prompt.format(name) for name in names))
 
@@ -109,7 +122,7 @@ class Ask(Task):
             ConfigError: If it is empty, or the task takes classes.
         """
         if self.takes == "classes":
-            raise ConfigError(f"{self.kind} takes class names, not a sentence; give classes")
+            raise ConfigError(f"{self.name} takes class names, not a sentence; give classes")
         if not text.strip():
             raise ConfigError("the sentence is empty; say what to look for")
         return self._asking((text.strip(),), (text.strip(),))
@@ -130,7 +143,7 @@ class Ask(Task):
         for name, value in options.items():
             if name not in vars(self):
                 raise ConfigError(
-                    f"{self.kind} has no option '{name}'{suggest(name, list(vars(self)))}"
+                    f"{self.name} has no option '{name}'{suggest(name, list(vars(self)))}"
                 )
             setattr(changed, name, value)
         return changed
@@ -142,7 +155,9 @@ class Ask(Task):
             ConfigError: If nothing is asked for, or an attribute has a value that it can't have.
         """
         if not self.prompts:
-            raise ConfigError(f"{self.kind}: say what to look for, with {self.takes}=...")
+            raise ConfigError(
+                f"{self.name}: say what to look for, with {self.takes}=... (--{self.takes})"
+            )
         for name, kind in (("regions", Regions), ("fit", Fit)):
             value, known = getattr(self, name), get_args(kind)
             if value not in known:
@@ -182,7 +197,7 @@ class Ask(Task):
         Raises:
             ConfigError: Always.
         """
-        raise ConfigError(f"{self.kind} isn't trained by itself; train a ReferringTask")
+        raise ConfigError(f"{self.name} isn't trained by itself; train a ReferringTask")
 
     def metrics(self) -> Metrics:
         """See `swath.refseg.protocols`, which judges each task on its data sets.
@@ -190,7 +205,7 @@ class Ask(Task):
         Raises:
             ConfigError: Always.
         """
-        raise ConfigError(f"{self.kind} is judged by swath refseg test")
+        raise ConfigError(f"{self.name} is judged by swath refseg test")
 
     @torch.no_grad()
     def predict(self, model: nn.Module, batch: Batch) -> list[Tensor]:
@@ -473,6 +488,8 @@ def ask(name: str, whole: ReferringTask) -> Ask:
     Raises:
         ConfigError: If there is no such task; suggests the nearest.
     """
+    if "," in name:
+        raise ConfigError(f"'{name}': this model is asked one task at a time; run it once for each")
     full = SHORT.get(name, name)
     if full not in TASKS | _MORE:
         raise ConfigError(f"unknown task '{name}'{suggest(name, [*TASKS, *SHORT])}")

@@ -77,7 +77,7 @@ def judge(
     kind, usual = JUDGED_ON[evaluation]
     name = dataset_spec(name or usual, task=kind).name
     samples, asked = _samples(evaluation, name, data, split, protocol)
-    names = [n.strip() for n in classes.split(",")] if classes else asked
+    names = _renamed(evaluation, name, asked, classes)
     predictor = load_model(model, weights=weights, device=device)
     if not isinstance(predictor, RemoteSAMPredictor):
         raise ConfigError(f"{model} isn't a model that is asked in words")
@@ -136,6 +136,25 @@ def _samples(
             "choose another --protocol"
         )
     return samples, asked[1:]
+
+
+def _renamed(
+    evaluation: str, name: str, asked: "Sequence[str]", classes: str | None
+) -> "Sequence[str]":
+    """What the classes are asked as, in the user's words if there are any."""
+    from swath.core.errors import ConfigError
+
+    if classes is None:
+        return asked
+    if evaluation in ("referring", "grounding", "counting"):
+        raise ConfigError(f"--classes: {evaluation} asks what the set says; leave it out")
+    names = [word.strip() for word in classes.split(",")]
+    if evaluation != "captioning" and len(names) != len(asked):
+        raise ConfigError(
+            f"--classes: gives {len(names)} names for the {len(asked)} classes of {name}; name "
+            f"each in this order: {', '.join(asked)}"
+        )
+    return names
 
 
 @app.command("convert-refs")

@@ -248,8 +248,12 @@ def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
     if isinstance(classes, str):
         raise ConfigError(f"classes='{classes}' is one text; give a list, classes=['{classes}']")
     names = tuple(name.strip() for name in classes)
-    if not names or not all(names):
+    if not any(names):
         raise ConfigError("no class is named; give at least one, e.g. classes=['airplane']")
+    if not all(names):
+        raise ConfigError(
+            f"a class has no name in '{', '.join(names)}'; is there a comma too many?"
+        )
     twice = [name for i, name in enumerate(names) if name in names[:i]]
     if twice:
         raise ConfigError(f"the class '{twice[0]}' is named twice; name each once")

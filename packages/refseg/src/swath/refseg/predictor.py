@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from swath.core.errors import ConfigError
 from swath.core.geo.raster import GeoImage, open_raster
 from swath.core.inference.answers import CaptionResult
 from swath.core.inference.objects import DetectionResult
@@ -70,6 +71,8 @@ class RemoteSAMPredictor(Predictor):
         chosen = self.task if task is None else self.for_task(task).task
         if not isinstance(chosen, Ask):
             raise unchosen()
+        if options.pop("background", None) is not None:
+            raise ConfigError(f"{chosen.name} has no class for the rest; leave background out")
         own = {name: options.pop(name) for name in list(options) if name not in _HOW_IT_IS_RUN}
         chosen = chosen.with_options(**own)
         if text is not None:

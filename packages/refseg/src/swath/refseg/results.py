@@ -1,8 +1,8 @@
 """Answers that core has no type for: counted objects, and classes that are there or not."""
 
 from collections import Counter
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from swath.core.inference.answers import ClassificationResult
 from swath.core.inference.objects import DetectionResult
@@ -47,6 +47,14 @@ class PresentClasses(ClassificationResult):
         rows = zip(self.classes, self.probabilities, strict=True)
         return tuple(name for name, score in rows if score > self.threshold)
 
+    def content(self) -> dict[str, Any]:
+        """``"labels"``, and the fields."""
+        return {"labels": self.labels, **asdict(self)}
+
+    def summary(self) -> dict[str, Any]:
+        """``"answer"``: ``"labels"``; and ``"probabilities"`` by class."""
+        return {"answer": {"labels": self.labels}, **super().summary()}
+
 
 @dataclass(frozen=True)
 class ChosenClass(ClassificationResult):
@@ -62,3 +70,11 @@ class ChosenClass(ClassificationResult):
     def chosen(self) -> str | None:
         """The class with the highest score, or None if even that is too low."""
         return self.label if max(self.probabilities) >= self.threshold else None
+
+    def content(self) -> dict[str, Any]:
+        """``"chosen"``, and the fields."""
+        return {"chosen": self.chosen, **asdict(self)}
+
+    def summary(self) -> dict[str, Any]:
+        """``"answer"``: ``"chosen"``; and ``"probabilities"`` by class."""
+        return {"answer": {"chosen": self.chosen}, **super().summary()}

@@ -119,13 +119,20 @@ class WordPieces:
                     f"{self.max_tokens} and reads no more",
                     stacklevel=3,
                 )
-            if self.words[UNKNOWN] in pieces:
-                words = self._tokenizer.pre_tokenizer.pre_tokenize_str(sentence.lower())
-                unknown = [w for w, _ in words if self.words[UNKNOWN] in self.pieces(w)]
+            if unknown := self._unknown(sentence):
                 warnings.warn(
-                    f"'{sentence[:60]}': the vocabulary has no pieces for {', '.join(unknown)}",
+                    f"'{sentence[:60]}': the vocabulary has no pieces for {', '.join(unknown)}; "
+                    "say it in words that the model was trained on",
                     stacklevel=3,
                 )
+
+    def _unknown(self, sentence: str) -> list[str]:
+        """Words that no piece but letters stands for."""
+        longest: dict[str, int] = {}
+        for word, index in zip(self.spoken(sentence), self.pieces(sentence), strict=True):
+            piece = self.listed[index].removeprefix("##")
+            longest[word] = max(longest.get(word, 0), 0 if piece == UNKNOWN else len(piece))
+        return [word for word, length in longest.items() if length < min(len(word), 2)]
 
 
 def _read_vocabulary(place: str) -> list[str]:

@@ -249,7 +249,7 @@ def _latin1_bytes(text: str, encoding: str) -> bytes:
 def _unsafe(path: Path, name: str) -> UnsafeCheckpointError:
     return UnsafeCheckpointError(
         f"{path}: would call '{name}' when loaded, which could run any code; nothing of it was "
-        "run; get the weights as safetensors, or from a source you trust"
+        "run; get it from a source you trust, weights as safetensors"
     )
 
 

@@ -2,7 +2,8 @@
 
 import importlib
 import sys
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -135,6 +136,8 @@ def root(
 def main() -> None:
     """Run the command; every `SwathError` becomes one line and exit code 2."""
     debug = "--debug" in sys.argv  # before or after the verb
+    usual = warnings.formatwarning
+    warnings.formatwarning = _as_note(usual)
     try:
         app([argument for argument in sys.argv[1:] if argument != "--debug"], prog_name="swath")
     except SwathError as error:
@@ -151,6 +154,19 @@ def main() -> None:
             "(run again with --debug for the traceback and report it)",
         )
         sys.exit(1)
+    finally:
+        warnings.formatwarning = usual
+
+
+def _as_note(usual: Callable[..., str]) -> Callable[..., str]:
+    """What our warnings look like: a line, without the place in our source that gave it."""
+
+    def formatted(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> str:
+        if category is not UserWarning:
+            return usual(message, category, *where, **line)
+        return f"note: {' '.join(str(message).split())}\n"
+
+    return formatted
 
 
 def _complain(kind: str, text: str) -> None:

@@ -326,14 +326,22 @@ def _show(report: dict[str, Any]) -> None:
         f"{report['width']} x {report['height']} px, {crs}, {valid}"
         f"{report['seconds']:.1f} s, {report['mpix_per_s']:.2f} MPix/s"
     )
-    if "answer" in report:
-        for name, value in report["answer"].items():
-            console.print(f"{name}: {value}")
-        return
+    for name, value in report.get("answer", {}).items():
+        console.print(f"{name}: {_in_words(value)}")
     kinds = {"shares": "share", "objects": "objects", "probabilities": "probability"}
-    kind = next(kind for kind in kinds if kind in report)
-    table = Table("class", kinds[kind], box=None)
-    for name, value in sorted(report[kind].items(), key=lambda item: -item[1]):
-        if value:
-            table.add_row(name, f"{value:.2%}" if isinstance(value, float) else str(value))
-    console.print(table)
+    for kind in kinds.keys() & report:
+        table = Table("class", kinds[kind], box=None)
+        for name, value in sorted(report[kind].items(), key=lambda item: -item[1]):
+            if value:
+                table.add_row(name, f"{value:.2%}" if isinstance(value, float) else str(value))
+        if table.row_count:
+            console.print(table)
+        else:
+            console.print(f"nothing found of {', '.join(report[kind])}")
+
+
+def _in_words(value: Any) -> str:
+    """A value of an answer, lists as words with commas, none of them as "none"."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)

@@ -28,7 +28,7 @@ from swath.core.data.detection import (
 )
 from swath.core.data.readers import LabelReader, find_images, read_array, resolve_root
 from swath.core.data.spec import DatasetSpec, Item, Layout, Protocol, read_list
-from swath.core.errors import DataError
+from swath.core.errors import DataError, SwathError
 from swath.core.plugins import resolve
 from swath.core.progress import track
 
@@ -221,9 +221,10 @@ def _check_read(
         with warnings.catch_warnings(record=True, action="always") as noted:
             try:
                 sets[name] = read(place, layout, name)
-            except DataError as error:
+            except SwathError as error:
                 report.findings.append(_finding("missing", place, error))
         report.findings += [Finding("missing", str(place), str(w.message)) for w in noted]
+    report.findings = list(dict.fromkeys(report.findings))  # what concerns all splits, once
     splits = {name: _once(dataset.items) for name, dataset in sets.items()}
     report.images = {name: len(items) for name, items in splits.items()}
     inspect = _SampleInspector(report.protocol, sets.values())
@@ -319,7 +320,7 @@ def _check(
     report.findings += [
         Finding("note", str(report.root), f"class '{name}' never occurs")
         for name, count in report.histogram.items()
-        if not count
+        if seen and not count
     ]
     order = list(KINDS)
     report.findings.sort(key=lambda f: (order.index(f.kind), f.path))
@@ -540,5 +541,5 @@ def _repeated(
                 yield Finding("duplicate", str(item.image), f"the same picture as {other}")
 
 
-def _finding(kind: str, path: Path, error: DataError) -> Finding:
+def _finding(kind: str, path: Path, error: SwathError) -> Finding:
     return Finding(kind, str(path), str(error).removeprefix(f"{path}").lstrip(":, "))

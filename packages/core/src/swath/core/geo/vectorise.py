@@ -410,21 +410,29 @@ def _rounded(shape: Any) -> Any:
     return shapely.transform(shape, lambda points: np.round(points, 9))
 
 
-@contextmanager
-def _gpkg(out: Path, place: _Place) -> Iterator[Any]:
+def write_polygons(table: "GeoDataFrame", path: Path, **options: Any) -> None:
+    """Write a table of polygons by pyogrio; that there is no CRS isn't worth a warning here.
+
+    It was said when the image was opened.
+
+    Args:
+        table: Polygons with attributes; may be empty.
+        path: The file.
+        **options: Further arguments of `pyogrio.write_dataframe`.
+    """
     import pyogrio
 
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)
+        pyogrio.write_dataframe(table, path, geometry_type="Polygon", **options)
+
+
+@contextmanager
+def _gpkg(out: Path, place: _Place) -> Iterator[Any]:
     with atomic_path(out) as temporary:
-        options = {"driver": "GPKG", "layer": out.stem, "geometry_type": "Polygon"}
-
-        def write(found: _Features, append: bool = True) -> None:
-            with warnings.catch_warnings():
-                # whoever made the scene's raster knows that it has none
-                warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)
-                pyogrio.write_dataframe(place.frame(found), temporary, append=append, **options)
-
-        write(_Features([], [], [], [], []), append=False)
-        yield write
+        options = {"driver": "GPKG", "layer": out.stem}
+        write_polygons(place.frame(_Features([], [], [], [], [])), temporary, **options)
+        yield lambda found: write_polygons(place.frame(found), temporary, append=True, **options)
 
 
 @contextmanager

@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 
 class _Answer:
-    """Saved as JSON, its fields as keys."""
+    """Saved as JSON: what it says, and its fields as keys."""
+
+    def content(self) -> dict[str, Any]:
+        """What is saved and shown, as plain data."""
+        return asdict(self)  # type: ignore[call-overload, no-any-return]  # all are dataclasses
 
     def save(self, path: str | Path) -> Path:
         """Write it as ``.json``.
@@ -24,18 +28,17 @@ class _Answer:
         path = Path(path)
         if path.suffix.lower() != ".json":
             raise ConfigError(f"{path}: this result is saved as .json; change the suffix")
-        write_json(path, asdict(self))  # type: ignore[call-overload]  # all are dataclasses
+        write_json(path, self.content())
         return path
 
     def summary(self) -> dict[str, Any]:
-        """``"answer"``: its fields."""
-        return {"answer": asdict(self)}  # type: ignore[call-overload]  # all are dataclasses
+        """``"answer"``: its content."""
+        return {"answer": self.content()}
 
     def _repr_html_(self) -> str:
-        content = asdict(self)  # type: ignore[call-overload]
         rows = "".join(
             f"<tr><td>{name}</td><td>{html.escape(str(value))}</td></tr>"
-            for name, value in content.items()
+            for name, value in self.content().items()
         )
         return f"<b>{type(self).__name__}</b><table>{rows}</table>"
 
@@ -61,6 +64,10 @@ class ClassificationResult(_Answer):
     def summary(self) -> dict[str, Any]:
         """``"probabilities"`` by class."""
         return {"probabilities": dict(zip(self.classes, self.probabilities, strict=True))}
+
+    def content(self) -> dict[str, Any]:
+        """``"label"``, and the fields."""
+        return {"label": self.label, **super().content()}
 
     def plot(self, top: int = 5) -> "Figure":
         """The most probable classes as bars, the best on top.

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from swath.core.errors import ConfigError
 from swath.core.files import atomic_path
 from swath.core.geo.raster import RasterInfo
+from swath.core.geo.vectorise import write_polygons
 from swath.core.palette import default_palette
 
 if TYPE_CHECKING:
@@ -194,14 +195,12 @@ class DetectionResult:
         return path
 
     def _vectors(self, path: Path) -> None:
-        import pyogrio
-
         table = self.to_gdf()
-        options: dict[str, Any] = {"driver": "GPKG", "layer": "objects"}
+        options: dict[str, Any] = {"driver": "GPKG"}
         if path.suffix.lower() == ".geojson":
             table = table.to_crs("EPSG:4326") if table.crs is not None else table
             options = {"driver": "GeoJSON", "COORDINATE_PRECISION": 9}
-        pyogrio.write_dataframe(table, path, geometry_type="Polygon", **options)
+        write_polygons(table, path, layer="objects", **options)
 
     def _coco(self, path: Path) -> None:
         name = Path(self.info.path).name if self.info.path is not None else "image"

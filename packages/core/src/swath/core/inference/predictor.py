@@ -174,7 +174,7 @@ class Predictor:
             info = source.info
             chosen = tuple(info.image_bands if bands is None else bands)
             self._check(task, info, chosen, target)
-            align = self._align()
+            align = getattr(task, "align", None) or self._align()
             overlap = getattr(task, "overlap", OVERLAP) if overlap is None else overlap
             if tile == "auto":
                 tile = _auto_tile(task, overlap, blend, align)

@@ -24,7 +24,7 @@ from swath.core.data.detection import draw_segmentation, read_coco
 from swath.core.data.readers import resolve_root
 from swath.core.data.segmentation import read_image_tensor
 from swath.core.data.spec import Item, Layout
-from swath.core.errors import DataError
+from swath.core.errors import CheckpointError, DataError, UnsafeCheckpointError
 from swath.core.files import write_json
 from swath.core.palette import Colour, default_palette
 from swath.core.sample import Sample
@@ -366,8 +366,16 @@ def read_refs(folder: Path) -> list[dict[str, Any]]:
 
 def _read_pickle(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
-        raise DataError(f"{path.parent}: holds neither {JSON} nor {PICKLE}")
-    return _checked(load_any(path), path)
+        raise DataError(
+            f"{path.parent}: holds neither {JSON} nor {PICKLE}; give the folder that does, or make "
+            "the set again"
+        )
+    try:
+        return _checked(load_any(path), path)
+    except UnsafeCheckpointError:
+        raise
+    except CheckpointError as error:
+        raise DataError(f"{path}: can't be read as a pickle of refs; fetch it again") from error
 
 
 def _checked(content: Any, path: Path) -> list[dict[str, Any]]:
