@@ -401,6 +401,11 @@ def test_odd_images_are_answered(predictor: RemoteSAMPredictor, shape: tuple[int
     assert predictor.referring_seg(picture(*shape), "the ship").mask.shape == shape
 
 
+def test_what_is_no_image_is_refused(predictor: RemoteSAMPredictor) -> None:
+    with pytest.raises(RasterError, match="the image must be an array"):
+        predictor.referring_seg(None, "the ship")
+
+
 @pytest.mark.parametrize("shape", [(20_000, 30), (30, 20_000)])
 def test_an_image_of_20_000_px_is_answered_in_pieces(
     predictor: RemoteSAMPredictor, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]

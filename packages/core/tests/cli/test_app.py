@@ -1,6 +1,7 @@
 import importlib
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,6 +108,27 @@ def test_a_bug_is_code_1_and_says_how_to_report_it(
     assert code == 1
     assert err.startswith("bug: KeyError: 'x' (run again with --debug")
     assert err.count("\n") == 1
+
+
+def test_a_warning_is_one_line_without_our_source(
+    swath: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = typer.Typer(pretty_exceptions_enable=False)
+
+    @app.command()
+    def warn() -> None:
+        warnings.warn("two images\nare absent", stacklevel=1)
+        warnings.warn("of another package", FutureWarning, stacklevel=1)
+
+    monkeypatch.setattr(root, "app", app)
+    monkeypatch.setattr(
+        warnings, "showwarning", lambda *given: print(warnings.formatwarning(*given[:4]))
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        _, out, _ = swath()
+    assert "note: two images are absent\n" in out
+    assert "FutureWarning: of another package" in out
 
 
 def test_an_interrupt_is_one_line_and_code_130(swath: Run, monkeypatch: pytest.MonkeyPatch) -> None:

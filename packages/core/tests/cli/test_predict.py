@@ -11,7 +11,7 @@ from rasterio.transform import Affine
 
 from swath.core.checkpoint.store import save_model
 from swath.core.cli import main
-from swath.core.cli.predict import _background, _names, _show
+from swath.core.cli.predict import _background, _show, class_names
 from swath.core.models.unet import UNet
 from swath.core.segmentation import SegmentationTask
 from swath.core.spec import Spec
@@ -134,8 +134,8 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 
 
 def test_a_vocabulary_is_read_from_one_text() -> None:
-    assert _names("building, flooded road,tree") == ["building", "flooded road", "tree"]
-    assert _names("plane, aircraft; ship") == ["plane, aircraft", "ship"]
+    assert class_names("building, flooded road,tree") == ["building", "flooded road", "tree"]
+    assert class_names("plane, aircraft; ship") == ["plane, aircraft", "ship"]
     assert _background("0.4") == 0.4
     assert _background("road, sea") == ["road", "sea"]
 

@@ -2,16 +2,12 @@
 
 import inspect
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from swath.core.errors import ConfigError
-from swath.core.geo.raster import GeoImage, open_raster
 from swath.core.inference.answers import CaptionResult
 from swath.core.inference.objects import DetectionResult
-from swath.core.inference.predictor import Predictor
+from swath.core.inference.predictor import Predictor, open_image
 from swath.core.inference.results import SegmentationResult
 from swath.refseg import postprocess
 from swath.refseg.asks import Ask, unchosen
@@ -220,10 +216,5 @@ class RemoteSAMPredictor(Predictor):
 
 def _size(image: Any) -> tuple[int, int]:
     """Height and width of anything that can be predicted on."""
-    if isinstance(image, str | Path):
-        with open_raster(image) as raster:
-            return raster.info.height, raster.info.width
-    if isinstance(image, GeoImage):
-        return image.info.height, image.info.width
-    height, width = np.asarray(image).shape[:2]
-    return height, width
+    with open_image(image) as source:
+        return source.info.height, source.info.width
