@@ -186,7 +186,6 @@ def test_the_doctor_names_absent_images(tmp_path: Path) -> None:
     assert any("00003.jpg" in message for message in messages)
 
 
-@pytest.fixture
 def test_the_doctor_says_once_what_concerns_all_splits(tmp_path: Path) -> None:
     refer("JPEGImages", ".")(tmp_path)
     (tmp_path / "refs(unc).p").unlink()
@@ -207,6 +206,7 @@ def test_the_doctor_names_a_malicious_pickle_and_does_not_run_it(tmp_path: Path)
     assert not Path("/tmp/swath-was-checked").exists()
 
 
+@pytest.fixture
 def swath(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str]]:
