@@ -109,10 +109,11 @@ def pretrained(
             raise CheckpointError(
                 f"{path}: this {type(model).__name__} has no {name}; leave it out"
             )
-        if not locate(path).is_file():
+        file = locate(path)
+        if not file.is_file():
             raise CheckpointError(
-                f"{locate(path)}: no such file; the {name} begins with it, and `swath configs "
-                "NAME` says how to run the recipe"
+                f"{file}: no such file; the {name} begins with it, and `swath configs NAME` says "
+                "how to run the recipe"
             )
         if isinstance(tower, CLIP):
             load_clip(tower, path, round_to_half=round_to_half)
