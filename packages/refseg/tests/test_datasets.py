@@ -193,6 +193,17 @@ def test_the_doctor_says_once_what_concerns_all_splits(tmp_path: Path) -> None:
     assert "holds neither refs.json nor refs(unc).p" in found.message
 
 
+def test_a_set_of_ones_own_may_do_without_a_split(tmp_path: Path) -> None:
+    refer("JPEGImages", ".")(tmp_path)
+    refs = pickle.loads((tmp_path / "refs(unc).p").read_bytes())
+    (tmp_path / "refs.json").write_text(json.dumps([r for r in refs if r["split"] != "val"]))
+    report = check_known("rrsis-d", tmp_path, progress=False)
+    assert not report.faults
+    assert "no sample of split 'val'" in [found.message for found in report.findings]
+    (found,) = check_known("rrsis-d", tmp_path, split="val", progress=False).faults
+    assert found.message == "no sample of split 'val'"
+
+
 class Malicious:
     def __reduce__(self) -> Any:
         return Path.touch, (Path("/tmp/swath-was-checked"),)

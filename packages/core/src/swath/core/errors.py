@@ -25,6 +25,10 @@ class RasterError(DataError):
     """A raster can't be read, is too large to be true, or lacks what was asked of it."""
 
 
+class EmptySplitError(DataError):
+    """A data set that could be read has no sample of the split that is asked for."""
+
+
 class CheckpointError(SwathError):
     """A checkpoint is missing, damaged, or doesn't fit the model."""
 

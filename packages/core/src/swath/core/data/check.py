@@ -28,7 +28,7 @@ from swath.core.data.detection import (
 )
 from swath.core.data.readers import LabelReader, find_images, read_array, resolve_root
 from swath.core.data.spec import DatasetSpec, Item, Layout, Protocol, read_list
-from swath.core.errors import DataError, SwathError
+from swath.core.errors import DataError, EmptySplitError, SwathError
 from swath.core.plugins import resolve
 from swath.core.progress import track
 
@@ -216,14 +216,18 @@ def _check_read(
     assert layout.reader is not None
     report = Report(spec.name, place, spec.protocol(layout.protocol), {})
     read = resolve(layout.reader)
-    sets = {}
+    sets, empty = {}, []
     for name in [split] if split is not None else [*spec.splits] or ["all"]:
         with warnings.catch_warnings(record=True, action="always") as noted:
             try:
                 sets[name] = read(place, layout, name)
+            except EmptySplitError:
+                empty.append(name)
             except SwathError as error:
                 report.findings.append(_finding("missing", place, error))
         report.findings += [Finding("missing", str(place), str(w.message)) for w in noted]
+    kind = "note" if sets else "missing"  # sets of one's own may do without a split
+    report.findings += [Finding(kind, str(place), f"no sample of split '{n}'") for n in empty]
     report.findings = list(dict.fromkeys(report.findings))  # what concerns all splits, once
     splits = {name: _once(dataset.items) for name, dataset in sets.items()}
     report.images = {name: len(items) for name, items in splits.items()}

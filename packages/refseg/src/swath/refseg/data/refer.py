@@ -24,7 +24,12 @@ from swath.core.data.detection import draw_segmentation, read_coco
 from swath.core.data.readers import resolve_root
 from swath.core.data.segmentation import read_image_tensor
 from swath.core.data.spec import Item, Layout
-from swath.core.errors import CheckpointError, DataError, UnsafeCheckpointError
+from swath.core.errors import (
+    CheckpointError,
+    DataError,
+    EmptySplitError,
+    UnsafeCheckpointError,
+)
 from swath.core.files import write_json
 from swath.core.palette import Colour, default_palette
 from swath.core.sample import Sample
@@ -69,7 +74,7 @@ class Questions:
         palette: A colour of each.
 
     Raises:
-        DataError: If there are none.
+        EmptySplitError: If there are none.
     """
 
     classes: tuple[str, ...] = ()
@@ -78,7 +83,7 @@ class Questions:
     def __init__(self, questions: Iterable[Question], where: Path) -> None:
         self.questions = list(questions)
         if not self.questions:
-            raise DataError(f"{where}: has no question of this split; check the folder and split")
+            raise EmptySplitError(f"{where}: has no question of this split; choose another split")
         self.ids = [question.id for question in self.questions]
         self.items = [Item(question.id, question.image, None) for question in self.questions]
 
