@@ -17,7 +17,7 @@ from swath.core.data.detection import DotaText, YoloObb
 from swath.core.data.radiometry import Radiometry
 from swath.core.data.readers import find_images
 from swath.core.detection import DetectionTask
-from swath.core.errors import ConfigError
+from swath.core.errors import ConfigError, DataError
 from swath.core.inference.predictor import Predictor, load_model
 from swath.core.segmentation import SegmentationTask
 from swath.core.spec import Spec
@@ -155,6 +155,17 @@ def test_the_command_ends_with_an_archive_and_figures_of_a_detector_of_one_data_
     refused = CliRunner().invoke(app, [*arguments, "--overwrite", "--task", "dota"])
     assert isinstance(refused.exception, ConfigError)
     assert "leave task out" in str(refused.exception)
+
+
+def test_a_mistake_in_the_labels_is_found_before_the_search(folder: Path, checkpoint: Path) -> None:
+    (folder / "labelTxt/P2.txt").write_text("20 15 40 15 40 25 20 25 bus 0\n")
+    out = folder / "out.zip"
+    arguments = ["dota", str(checkpoint), str(folder / "images"), "-o", str(out)]
+    done = CliRunner().invoke(app, [*arguments, "--labels", str(folder / "labelTxt")])
+    assert isinstance(done.exception, DataError)
+    assert "P2.txt, line 1: 'bus' isn't a class" in str(done.exception)
+    assert "searching" not in done.output
+    assert not out.exists()
 
 
 def test_of_several_data_sets_the_command_takes_dota(folder: Path, detection: TrainConfig) -> None:

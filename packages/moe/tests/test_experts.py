@@ -98,6 +98,7 @@ def test_mistakes_are_named(trained: Path, tmp_path: Path) -> None:
     for name, classes, like, message in (
         ("roofs", ["a"], None, "has a task 'roofs' already"),
         ("roads", [], None, "at least one class"),
+        ("roads", ["a", "b", "a"], None, "class 'a' of 'roads' is named twice"),
         ("roads", ["a"], "rofs", "did you mean 'roofs'"),
         ("Roads!", ["a"], None, "can't name a task"),
     ):

@@ -62,11 +62,30 @@ def test_what_is_no_tile_is_named(tmp_path: Path) -> None:
         stitch({"2_10": tile})
     with pytest.raises(DataError, match="the tile has 4 x 4 px, its name says 5 x 4"):
         stitch({"2_10_0_0_5_4": tile})
+    with pytest.raises(DataError, match="nowhere isn't a folder"):
+        stitch_folder(tmp_path / "nowhere", tmp_path / "out")
     with pytest.raises(DataError, match=r"holds no \.png tiles"):
         stitch_folder(tmp_path, tmp_path / "out")
     (tmp_path / "2_10_0_0_4_4.png").write_bytes(b"no image")
     with pytest.raises(DataError, match="can't be read as an image"):
         stitch_folder(tmp_path, tmp_path / "out")
+
+
+def test_predicted_maps_are_put_together_in_their_colours(tmp_path: Path) -> None:
+    for left in (0, 4):
+        tile = Image.fromarray(np.full((4, 4), 5 if left else 1, np.uint8)).convert("P")
+        tile.putpalette(COLOURS[:6].ravel().tolist())
+        tile.save(tmp_path / f"2_10_{left}_0_{left + 4}_4.png")
+    (path,) = stitch_folder(tmp_path, tmp_path / "areas", five_classes=True)
+    with Image.open(path) as whole:
+        drawn = np.asarray(whole)
+    np.testing.assert_array_equal(drawn[:, :4], np.broadcast_to(COLOURS[1], (4, 4, 3)))
+    np.testing.assert_array_equal(drawn[:, 4:], np.full((4, 4, 3), 255))  # clutter
+
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "2_10_0_0_4_4.png")
+    (tmp_path / "2_10_4_0_8_4.png").unlink()
+    with pytest.raises(DataError, match="tiles of 2_10 have no colours"):
+        stitch_folder(tmp_path, tmp_path / "areas", five_classes=True)
 
 
 def test_clutter_is_drawn_as_impervious_surface() -> None:

@@ -31,6 +31,13 @@ def test_any_shape_works_also_wider_than_tall_and_smaller_than_a_window(
     assert all(x.isfinite().all() for x in maps)
 
 
+@pytest.mark.parametrize("patch_size", [8, 16])
+def test_a_strip_narrower_than_the_largest_stride_gives_four_maps_too(patch_size: int) -> None:
+    maps = tiny(patch_size=patch_size).eval()(torch.randn(1, 3, 1, 40))
+    assert [x.shape[-2] for x in maps][2:] == [1, 1]
+    assert all(x.numel() and x.isfinite().all() for x in maps)
+
+
 def test_untrained_windows_are_plain_windows() -> None:
     torch.manual_seed(0)
     attention = WindowAttention(8, 2, True, True, official_quirks=False)

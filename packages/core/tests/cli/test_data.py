@@ -137,17 +137,17 @@ def test_datasets_lists_all_and_explains_one(swath: Swath) -> None:
     assert json.loads(out)["loveda"]["task"] == "segmentation"
 
 
-def gather(source: Path, count: int = 1) -> None:
+def gather_all(source: Path, count: int = 1) -> None:
     """Gather things."""
     print(f"{count} of {source}")
 
 
 @pytest.fixture
 def preparers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    references = (f"{__name__}:gather", "no.such.module:broken")
+    references = (f"{__name__}:gather_all", "no.such.module:broken")
     declared = Plugin("test", data=SimpleNamespace(preparers=references))
     monkeypatch.setattr(data, "plugins", lambda: (declared,))
-    monkeypatch.setitem(sys.modules, __name__, sys.modules[gather.__module__])
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[gather_all.__module__])
     data._preparers.cache_clear()
     yield
     data._preparers.cache_clear()
@@ -156,10 +156,11 @@ def preparers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("preparers")
 @pytest.mark.filterwarnings("ignore:plugin 'test'")
 def test_a_plugin_prepares_data_of_its_own(swath: Swath) -> None:
-    code, out, _ = swath("data", "prepare", "gather", "here", "--count", 3)
+    code, out, _ = swath("data", "prepare", "gather_all", "here", "--count", 3)
     assert (code, out.strip()) == (0, "3 of here")
     code, out, _ = swath("data", "prepare", "--help")
     assert code == 0
+    assert "gather_all" in out  # listed by the name that it is called by
     assert "Gather things." in out
     assert "potsdam" in out
 
@@ -167,7 +168,7 @@ def test_a_plugin_prepares_data_of_its_own(swath: Swath) -> None:
 @pytest.mark.usefixtures("preparers")
 def test_a_preparer_that_cannot_be_imported_is_reported_and_the_others_work(swath: Swath) -> None:
     with pytest.warns(UserWarning, match=r"plugin 'test': 'no.such.module:broken' can't be used"):
-        code, _, _ = swath("data", "prepare", "gather", "here")
+        code, _, _ = swath("data", "prepare", "gather_all", "here")
     assert code == 0
 
 

@@ -10,6 +10,7 @@ from torchvision import tv_tensors
 from swath.core.data.detection import DotaText
 from swath.core.detection import DetectionTask
 from swath.core.errors import ConfigError, DataError
+from swath.core.geo.raster import GeoImage, RasterInfo
 from swath.core.inference.predictor import Predictor
 from swath.core.sample import Sample
 from swath.core.structures import Detections, RotatedBoxes
@@ -212,3 +213,33 @@ def test_a_scene_without_objects_has_an_empty_result() -> None:
     found = Predictor(Bright(), DetectionTask(CLASSES)).predict(np.zeros((40, 40, 3), np.uint8))
     assert len(found) == 0
     assert found.summary() == {"objects": {"ship": 0, "plane": 0}}
+
+
+class Everywhere(nn.Module):
+    """Finds the same boxes in any image."""
+
+    stride = 1
+
+    def __init__(self, boxes: list[list[float]]) -> None:
+        super().__init__()
+        self.boxes = torch.tensor(boxes)
+
+    def forward(self, image: Tensor, sizes: object) -> list[Detections]:
+        count = len(self.boxes)
+        one = Detections(self.boxes, torch.full((count,), 0.9), torch.zeros(count).long())
+        return [one] * len(image)
+
+
+@pytest.mark.parametrize("rotated", [True, False])
+def test_what_lies_on_nodata_alone_is_no_object(rotated: bool) -> None:
+    valid = np.zeros((64, 64), np.bool_)
+    valid[:, 40:] = True
+    valid[5:15, 45:55] = False  # a white roof where nodata is 255: its surroundings are seen
+    seen = [[40.0, 20, 10, 10, 0], [50, 10, 12, 12, 0], [60, 60, 20, 20, 0]]
+    hidden = [[20.0, 20, 10, 10, 0], [34, 50, 11, 10, 0], [-5, 70, 8, 8, 0]]
+    boxes = seen + hidden
+    if not rotated:
+        boxes = [[x - w / 2, y - h / 2, x + w / 2, y + h / 2] for x, y, w, h, _ in boxes]
+    image = GeoImage(np.full((3, 64, 64), 9, np.uint8), valid, RasterInfo(None, 64, 64))
+    predictor = Predictor(Everywhere(boxes), DetectionTask(CLASSES, rotated=rotated))
+    assert predictor.predict(image).boxes.tolist() == boxes[:3]

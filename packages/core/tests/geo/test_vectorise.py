@@ -181,6 +181,22 @@ def test_without_a_crs_coordinates_are_pixels(tmp_path: Path) -> None:
     assert feature["properties"]["area_px"] == 25
 
 
+def test_a_local_crs_keeps_its_coordinates_for_nothing_says_where_it_is(tmp_path: Path) -> None:
+    mask = np.zeros((20, 30), np.uint8)
+    mask[5:10, 15:20] = 1
+    site = CRS.from_wkt('LOCAL_CS["site",UNIT["metre",1]]')
+    path = write(tmp_path / "m.tif", mask, Affine(2, 0, 100, 0, -2, 50), site)
+    vectorise(path, tmp_path / "m.gpkg")
+    with pytest.warns(UserWarning, match=r"m\.tif: nothing says where on earth its CRS lies"):
+        vectorise(path, tmp_path / "m.geojson")
+    table = gpd.read_file(tmp_path / "m.gpkg")
+    assert table.total_bounds.tolist() == [130, 30, 140, 40]
+    assert table.area_m2.isna().all()
+    assert "site" in table.crs.to_wkt()
+    feature = json.loads((tmp_path / "m.geojson").read_text())["features"][0]
+    assert shapely.geometry.shape(feature["geometry"]).bounds == (130, 30, 140, 40)
+
+
 @pytest.mark.parametrize("name", ["m.gpkg", "m.geojson"])
 def test_a_map_without_regions_gives_an_empty_layer(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / "m.tif", np.zeros((9, 9), np.uint8))

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -44,6 +45,18 @@ def test_polygons_lie_where_the_objects_are(tmp_path: Path, suffix: str, epsg: i
     np.testing.assert_allclose(placed.area, [200 * 0.25, 48 * 0.25], rtol=1e-4)
     np.testing.assert_allclose(placed.centroid.x, [4e5 + 25, 4e5 + 50], atol=1e-3)
     np.testing.assert_allclose(placed.centroid.y, [5e6 - 20, 5e6 - 25], atol=1e-3)
+
+
+def test_in_a_local_crs_geojson_keeps_its_coordinates_and_says_so(tmp_path: Path) -> None:
+    site = CRS.from_wkt('LOCAL_CS["site",UNIT["metre",1]]')
+    found = result([[50, 40, 20, 10, 0]])
+    found.info = dataclasses.replace(PLACE, crs=site)
+    with pytest.warns(UserWarning, match=r"a\.tif: nothing says where on earth its CRS lies"):
+        path = found.save(tmp_path / "o.geojson")
+    (feature,) = json.loads(path.read_text())["features"]
+    ring = np.array(feature["geometry"]["coordinates"][0])
+    assert ring.min(0).tolist() == [4e5 + 20, 5e6 - 22.5]
+    assert ring.max(0).tolist() == [4e5 + 30, 5e6 - 17.5]
 
 
 def test_coco_and_dota_hold_the_same_objects(tmp_path: Path) -> None:

@@ -86,6 +86,8 @@ def dota(
     if task is not None or hasattr(predictor.task, "select"):
         predictor = predictor.for_task(task or "dota")
     truth = DotaText(images, labels, predictor.classes) if labels is not None else None
+    if truth is not None:
+        server.check_labels(truth)
     ious = (server.SERVER_IOU,) if truth is None else (server.SERVER_IOU, server.OWN_IOU)
     found, *own = server.search(predictor, scenes, ious, progress=True)
     server.submission(found, predictor.classes, out)

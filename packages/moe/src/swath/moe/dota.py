@@ -109,6 +109,16 @@ def submission(found: Mapping[str, Detections], classes: Sequence[str], path: Pa
             archive.writestr(entry, "".join(rows), zipfile.ZIP_DEFLATED)
 
 
+def check_labels(truth: DotaText) -> None:
+    """Read the labels of every scene, so that a mistake in one is found before hours of search.
+
+    Raises:
+        DataError: If a file can't be read, or names a class that isn't one of the set.
+    """
+    for index, item in enumerate(truth.items):
+        truth.labels(truth.objects(index), item.label)
+
+
 def judge(
     found: Mapping[str, Detections], truth: DotaText, protocol: Protocol = "voc07"
 ) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Adding a task to a trained model without touching the others."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def add_expert(
 
     Raises:
         CheckpointError: If it holds another kind of model, or can't be read.
-        ConfigError: If there is such a task already, no task ``like``, or no class.
+        ConfigError: If there is such a task already, no task ``like``, or no class or one twice.
     """
     model, task, about = load_pair(checkpoint)
     if not isinstance(model, ManyTasks) or not isinstance(task, MultiDatasetTask):
@@ -57,6 +58,8 @@ def add_expert(
         raise ConfigError(f"{checkpoint} has a task '{name}' already; choose another name")
     if not classes:
         raise ConfigError(f"'{name}' needs at least one class")
+    if twice := [label for label, count in Counter(classes).items() if count > 1]:
+        raise ConfigError(f"class '{twice[0]}' of '{name}' is named twice; name each class once")
     template = next(iter(model.tasks)) if like is None else like
     origin, number = model.task_id(template), len(model.tasks)
 

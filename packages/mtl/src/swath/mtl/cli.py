@@ -33,12 +33,12 @@ def stitch(
 
 def potsdam_irrg(
     root: Annotated[Path, typer.Argument(help="Of 3_Ortho_IRRG and 5_Labels_all.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write to.")],
-    workers: Annotated[int | None, typer.Option(help="Scenes at the same time.")] = None,
+    out: Annotated[Path, typer.Argument(help="The folder to write to.")],
+    workers: Annotated[int | None, typer.Option(min=1, help="Scenes at the same time.")] = None,
 ) -> None:
     """Cut Potsdam's infrared scenes into 512 px tiles, as RSCoTr is trained on.
 
-    Example: `swath data prepare potsdam_irrg potsdam_raw/ -o potsdam/`
+    Example: `swath data prepare potsdam_irrg potsdam_raw/ potsdam/`
     """
     from swath.mtl.potsdam import prepare_irrg
 

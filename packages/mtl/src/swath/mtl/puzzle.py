@@ -67,18 +67,23 @@ def stitch_folder(folder: Path, out: Path, five_classes: bool = False) -> list[P
     """Put the tiles of a folder together and write each area as ``<area>.png``.
 
     Args:
-        folder: Of ``area_left_top_right_bottom.png``; taken in the order of their names.
+        folder: Of ``area_left_top_right_bottom.png``, such as ``swath predict --ending .png``
+            names them; taken in the order of their names.
         out: Created if needed.
         five_classes: Draw clutter as impervious surface.
 
     Raises:
-        DataError: See `stitch`; or if there is no tile.
+        DataError: See `stitch`; or if there is no tile, or five classes are to be drawn of numbers.
     """
+    if not folder.is_dir():
+        raise DataError(f"{folder} isn't a folder; give the one that holds the tiles")
     files = sorted(folder.glob("*.png"))
     if not files:
-        raise DataError(f"{folder}: holds no .png tiles")
+        raise DataError(f"{folder} holds no .png tiles; swath predict writes them by --ending .png")
     written = []
     for area, image in stitch({file.stem: _read(file) for file in files}).items():
+        if five_classes and image.ndim != 3:
+            raise DataError(f"{folder}: tiles of {area} have no colours; leave --five-classes out")
         path = out / f"{area}.png"
         with atomic_path(path) as temporary:
             Image.fromarray(six_to_five(image) if five_classes else image).save(temporary, "PNG")
@@ -89,6 +94,7 @@ def stitch_folder(folder: Path, out: Path, five_classes: bool = False) -> list[P
 def _read(path: Path) -> NDArray[Any]:
     try:
         with Image.open(path) as image:
-            return np.asarray(image)
+            # predicted maps are numbers of a table of colours
+            return np.asarray(image.convert("RGB") if image.mode == "P" else image)
     except OSError as error:
         raise DataError(f"{path}: can't be read as an image: {error}") from error

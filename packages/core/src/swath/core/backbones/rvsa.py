@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from swath.core.backbones.vit import ChannelLayerNorm, DropPath, Mlp, init_linear, patch_grid
+from swath.core.backbones.vit import ChannelLayerNorm, DropPath, Mlp, Pool, init_linear, patch_grid
 from swath.core.checkpoint.official import resize_position_embedding
 
 WINDOW = 7
@@ -443,10 +443,10 @@ def _neck(width: int, patch_size: int) -> tuple[nn.Module, nn.Module, nn.Module,
         return nn.ConvTranspose2d(width, width, 2, stride=2)
 
     if patch_size == 8:
-        return nn.Sequential(double()), nn.Identity(), nn.MaxPool2d(2, 2), nn.MaxPool2d(4, 4)
+        return nn.Sequential(double()), nn.Identity(), Pool(2), Pool(4)
     return (
         nn.Sequential(double(), ChannelLayerNorm(width), nn.GELU(), double()),
         nn.Sequential(double()),
         nn.Identity(),
-        nn.MaxPool2d(2, 2),
+        Pool(2),
     )

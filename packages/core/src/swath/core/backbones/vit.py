@@ -257,7 +257,7 @@ class ViT(nn.Module):
         )
         self.fpn2 = nn.Sequential(nn.ConvTranspose2d(embed_dims, embed_dims, 2, stride=2))
         self.fpn3 = nn.Identity()
-        self.fpn4 = nn.MaxPool2d(2, stride=2)
+        self.fpn4 = Pool(2)
         self.apply(init_linear)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
@@ -285,6 +285,22 @@ class ViT(nn.Module):
             if i in self.out_indices:
                 maps[i] = x.transpose(1, 2).unflatten(2, (height, width))
         return [maps[i].contiguous() for i in self.out_indices]
+
+
+class Pool(nn.Module):
+    """Max pooling of K x K pixels into one; of a map too small for that, what there is.
+
+    Args:
+        size: K.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, h, w) -> (B, C, h // K, w // K)``; rounded up where a side is below K."""
+        return F.max_pool2d(x, self.size, ceil_mode=min(x.shape[-2:]) < self.size)
 
 
 Size = Literal["b", "l", "h"]

@@ -49,9 +49,10 @@ def _preparers() -> dict[str, Any]:
     for plugin in plugins():
         for reference in plugin.get("preparers"):
             try:
+                name = reference.rpartition(":")[2]
                 alone = typer.Typer(rich_markup_mode="markdown", add_completion=False)
-                alone.command()(resolve(reference))
-                commands[reference.rpartition(":")[2]] = typer.main.get_command(alone)
+                alone.command(name)(resolve(reference))
+                commands[name] = typer.main.get_command(alone)
             except Exception as error:  # foreign code: reported by name, never fatal
                 warnings.warn(
                     f"plugin '{plugin.name}': '{reference}' can't be used: {error}", stacklevel=2

@@ -4,7 +4,9 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from swath.core.detection.nms import join, nms
 from swath.core.inference.objects import DetectionResult
@@ -26,7 +28,7 @@ def merge_detections(
 
     What several tiles saw is kept once, by class-wise suppression over the scene, in which a box
     that a tile's border has cut gives way to any whole one; and to one that contains most of it.
-    Only boxes stay in memory.
+    What lies on nodata alone is no object. Only boxes stay in memory.
 
     Args:
         tiles: Objects of every tile, in pixels of the tile.
@@ -36,7 +38,10 @@ def merge_detections(
     parts, cuts = [], []
     for item in tiles:
         if item.prediction is not None:
-            placed = shifted(item.prediction, item.tile.x.start, item.tile.y.start)
+            found = item.prediction
+            if item.valid is not None:
+                found = found.select(_seen(found.boxes, item.valid))
+            placed = shifted(found, item.tile.x.start, item.tile.y.start)
             parts.append(placed)
             cuts.append(_cut(placed.boxes, item.tile, scene.plan))
     classes = tuple(scene.task.classes)
@@ -71,6 +76,17 @@ def shifted(found: Detections, x: float, y: float) -> Detections:
     way = [x, y, 0, 0, 0] if found.boxes.shape[1] == 5 else [x, y, x, y]
     boxes = found.boxes + found.boxes.new_tensor(way)
     return Detections(boxes, found.scores, found.labels)
+
+
+def _seen(boxes: Tensor, valid: NDArray[np.bool_]) -> Tensor:
+    """Which boxes ``(N, ...)`` of a tile reach over a pixel that the sensor saw, of ``(h, w)``."""
+    extent = (boxes_to_hbb(boxes) if boxes.shape[1] == 5 else boxes).cpu()
+    size = torch.tensor(valid.shape[::-1])
+    left, top = extent[:, :2].floor().long().clamp(min=0).minimum(size).T
+    right, bottom = extent[:, 2:].ceil().long().clamp(min=0).minimum(size).T
+    before = F.pad(torch.from_numpy(valid).long().cumsum(0).cumsum(1), (1, 0, 1, 0))
+    inside = before[bottom, right] - before[top, right] - before[bottom, left] + before[top, left]
+    return (inside > 0).to(boxes.device)
 
 
 def _cut(boxes: Tensor, tile: Tile, plan: Plan) -> Tensor:

@@ -18,6 +18,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 from pyproj import Geod, Transformer
+from pyproj.exceptions import ProjError
 from rasterio import features
 from rasterio.transform import Affine
 from rasterio.windows import Window
@@ -54,12 +55,13 @@ def vectorise(
     """Write the regions of a class map as polygons.
 
     Attributes of a polygon: ``class`` (name), ``class_id``, ``area_m2`` (on the WGS 84 ellipsoid,
-    whatever the projection does to areas; empty without a CRS) and ``area_px``.
+    whatever the projection does to areas; empty without a CRS on earth) and ``area_px``.
 
     Args:
         mask: A raster of class indices, or an array ``(H, W)`` of integers.
-        out: ``.gpkg`` (in the raster's CRS) or ``.geojson`` (EPSG:4326, cut at the date line).
-            Without a CRS both are in the raster's own coordinates; if it has no transform either,
+        out: ``.gpkg`` (in the raster's CRS) or ``.geojson`` (EPSG:4326, cut at the date line; of
+            a local CRS, with a warning, its own coordinates). Without a CRS both are in the
+            raster's own coordinates; if it has no transform either,
             those of its pixels, x to the right and y down.
         info: Georeference and nodata of an array; a file brings its own.
         classes: Names of the values; None takes those stored in the file, else the numbers.
@@ -306,6 +308,30 @@ class _Features:
     area_px: list[float]
 
 
+def to_degrees(info: RasterInfo, *, needed: bool) -> Transformer | None:
+    """From a raster's CRS to longitude and latitude.
+
+    Args:
+        info: Of the raster.
+        needed: Warn if there is a CRS that doesn't lead there.
+
+    Returns:
+        None without a CRS, or with a local one or another planet's.
+    """
+    if info.crs is None:
+        return None
+    try:
+        return Transformer.from_crs(info.crs.to_wkt(), "EPSG:4326", always_xy=True)
+    except ProjError:
+        if needed:
+            warnings.warn(
+                f"{info.name}: nothing says where on earth its CRS lies: GeoJSON gets its own "
+                "coordinates instead of longitude and latitude; .gpkg keeps the CRS as well",
+                stacklevel=2,
+            )
+        return None
+
+
 class _Place:
     """Turns pixel coordinates into those of the output."""
 
@@ -313,11 +339,7 @@ class _Place:
         located = info.crs is not None and info.transform != Affine.identity()
         self._transform = info.transform if located or not info.gcps else Affine.identity()
         self._geod = Geod(ellps="WGS84")
-        self._to_degrees = (
-            Transformer.from_crs(info.crs.to_wkt(), "EPSG:4326", always_xy=True)
-            if info.crs is not None and located
-            else None
-        )
+        self._to_degrees = to_degrees(info, needed=degrees) if located else None
         self._degrees = degrees and self._to_degrees is not None
         self.crs: str | None = None
         if info.crs is not None and located:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from swath.core.errors import ConfigError
 from swath.core.files import atomic_path
 from swath.core.geo.raster import RasterInfo
-from swath.core.geo.vectorise import write_polygons
+from swath.core.geo.vectorise import to_degrees, write_polygons
 from swath.core.palette import default_palette
 
 if TYPE_CHECKING:
@@ -198,7 +198,8 @@ class DetectionResult:
         table = self.to_gdf()
         options: dict[str, Any] = {"driver": "GPKG"}
         if path.suffix.lower() == ".geojson":
-            table = table.to_crs("EPSG:4326") if table.crs is not None else table
+            if to_degrees(self.info, needed=True) is not None:
+                table = table.to_crs("EPSG:4326")
             options = {"driver": "GeoJSON", "COORDINATE_PRECISION": 9}
         write_polygons(table, path, layer="objects", **options)
 
