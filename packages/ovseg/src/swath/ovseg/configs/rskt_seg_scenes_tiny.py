@@ -2,7 +2,8 @@
 
 Run:     swath train clip_scenes_tiny && swath train rskt_seg_scenes_tiny
 Source:  ours; the method of Li et al. 2025 (RSKT-Seg)
-Expect:  not yet run to its end
+Expect:  at seed 2, mIoU 44 % of names taught, 46 % of those of captions alone, 7 % of those that
+         CLIP didn't know either, after 1170 s of a busy core (benchmarks/results/ovseg_scenes.json)
 """
 
 from swath.core.data.transforms import Dihedral
