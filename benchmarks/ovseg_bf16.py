@@ -9,6 +9,7 @@ pixels whose best class is the same, ``same if clear`` that among pixels whose b
 """
 
 import argparse
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from tempfile import TemporaryDirectory
@@ -25,12 +26,6 @@ from swath.core.engine import train
 from swath.core.inference.predictor import Predictor
 
 CLEAR = 0.1
-PARTS: dict[str, Sequence[str]] = {
-    "everything in bfloat16": (),
-    "cost volume and its embedding in float32": ("_embedded",),
-    "aggregator in float32": ("forward",),
-}
-"""Functions of the aggregator that are left out of autocast."""
 
 
 def in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -49,13 +44,22 @@ def _float(value: Any) -> Any:
     return [_float(x) for x in value] if isinstance(value, list | tuple) else value
 
 
+CHANGES: dict[str, tuple[str, Callable[..., Any]] | None] = {
+    "bfloat16, cost volume and its embedding in float32, as models are": None,
+    "cost volume and its embedding in bfloat16 too": ("_embedded", inspect.unwrap),
+    "aggregator in float32": ("forward", in_float32),
+}
+"""A method of the aggregator, and what is done to it."""
+
+
 @contextmanager
-def half(model: Any, kept: Sequence[str]) -> Iterator[None]:
-    """Autocast to bfloat16, but for functions of the aggregator."""
+def half(model: Any, change: tuple[str, Callable[..., Any]] | None) -> Iterator[None]:
+    """Autocast to bfloat16, with a method of the aggregator changed."""
     with ExitStack() as stack:
-        for name in kept:
-            function = in_float32(getattr(model.aggregator, name))
-            stack.enter_context(patch.object(model.aggregator, name, function))
+        if change is not None:
+            name, how = change
+            kind = type(model.aggregator)
+            stack.enter_context(patch.object(kind, name, how(getattr(kind, name))))
         stack.enter_context(torch.autocast("cpu", dtype=torch.bfloat16))
         yield
 
@@ -78,11 +82,11 @@ def main() -> None:
     for scores, batch in zip(wanted, batches, strict=True):
         figures.update([scores], batch)
     rows = [row("float32", wanted, wanted, figures.compute()["mIoU"])]
-    for title, kept in PARTS.items():
+    for title, change in CHANGES.items():
         figures = task.metrics()
         found = []
         for batch in batches:
-            with half(model, kept):
+            with half(model, change):
                 found += task.predict(model, batch)
             figures.update(found[-1:], batch)
         rows.append(row(title, found, wanted, figures.compute()["mIoU"]))

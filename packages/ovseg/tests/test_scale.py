@@ -90,6 +90,33 @@ def test_tiles_leave_no_seam(model: Any) -> None:
     assert ratio <= 1.1
 
 
+def test_the_cost_volume_is_embedded_in_float32_in_half_precision(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    image, text = torch.randn(1, 3, 64, 64), torch.randn(3, 1, 32)
+    taken, given = [], []
+    aggregator = model.aggregator
+
+    def embed(*inputs: Any) -> Any:
+        taken.append(inputs)
+        given.append(type(aggregator)._embedded(aggregator, *inputs))
+        return given[0]
+
+    monkeypatch.setattr(aggregator, "_embedded", embed)
+    with torch.no_grad():
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            model(image, text)
+        want = type(aggregator)._embedded(aggregator, *map(_as_float32, taken[0]))
+    torch.testing.assert_close(given[0], want, rtol=0, atol=0)
+
+
+def _as_float32(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.float()
+    return None if value is None else [x.float() for x in value]
+
+
 def test_half_precision_stays_close(model: Any) -> None:
     torch.manual_seed(0)
     image, text = torch.randn(1, 3, 64, 64), torch.randn(3, 1, 32)

@@ -19,6 +19,7 @@ from swath.ovseg.layers import (
     GuidedUpsample,
     decode,
     guidance_projection,
+    in_float32,
     mean_over_prompts,
     text_projection,
 )
@@ -112,8 +113,7 @@ class Aggregator(nn.Module):
         """
         if 0 < self.pad_len < text.shape[1]:
             return self._truncated(features, text, guidance)
-        x = self.conv1(cost_volume([features], text, (0,), layout="images"))
-        x = x.permute(0, 2, 3, 1).unflatten(0, (len(features), -1))  # (B, T, h, w, C)
+        x = self._embedded(features, text)
         appearance = self.guidance_projection(guidance[0]).permute(0, 2, 3, 1)
         text_guidance = self.text_guidance_projection(mean_over_prompts(text))
         for layer in self.layers:
@@ -121,6 +121,13 @@ class Aggregator(nn.Module):
         finer = zip(self.decoder_guidance_projection, guidance[1:], strict=True)
         first, second = (projection(g) for projection, g in finer)
         return decode(x, [(self.decoder1, [first]), (self.decoder2, [second])], self.head)
+
+    @in_float32
+    def _embedded(self, features: Tensor, text: Tensor) -> Tensor:
+        """The embedded cost volume ``(B, T, h, w, C)``."""
+        x = self.conv1(cost_volume([features], text, (0,), layout="images"))
+        cells: Tensor = x.permute(0, 2, 3, 1).unflatten(0, (len(features), -1))
+        return cells
 
     def _truncated(self, features: Tensor, text: Tensor, guidance: Sequence[Tensor]) -> Tensor:
         """The logits of the `pad_len` classes with the highest cost, -100 for the others."""

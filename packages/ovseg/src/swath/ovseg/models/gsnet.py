@@ -24,6 +24,7 @@ from swath.ovseg.layers import (
     check_choice,
     decode,
     guidance_projection,
+    in_float32,
     mean_over_prompts,
     text_projection,
 )
@@ -203,6 +204,7 @@ class RIPD(nn.Module):
         stages = [(self.Fusiondecoder1, first), (self.Fusiondecoder2, second)]
         return decode(x, stages, self.head)
 
+    @in_float32
     def _embedded(self, clip: Tensor | None, dino: Tensor | None, text: Tensor) -> Tensor:
         """The fused, embedded cost volume ``(B, T, h, w, C)``."""
         streams = [x for x in (clip, dino) if x is not None]

@@ -29,6 +29,7 @@ from swath.ovseg.layers import (
     decode,
     guidance_projection,
     guided_qkv,
+    in_float32,
     in_groups,
     mean_over_prompts,
     text_projection,
@@ -383,6 +384,7 @@ class RSKTDecoder(nn.Module):
         stages = [(self.Fusiondecoder1, finer[0]), (self.Fusiondecoder2, finer[1])]
         return decode(x, stages, self.head)
 
+    @in_float32
     def _embedded(self, clip: Sequence[Tensor], dino: Tensor | None, text: Tensor) -> Tensor:
         """RS-CMA: the fused, embedded cost maps ``(B * T, C, h, w)``."""
         queried = cost_volume(clip, text, self.rotations, layout="images")

@@ -28,6 +28,7 @@ from swath.ovseg.layers import (
     as_images,
     check_choice,
     guidance_projection,
+    in_float32,
     in_groups,
 )
 from swath.ovseg.models.base import CLIP_KEYS, OpenVocabularySegmenter, remap, unmap
@@ -162,11 +163,8 @@ class GradualFusionDecoder(nn.Module):
             text: ``(B or 1, T, P, E)``.
             guidance: CLIP's maps of 2, 4 and 8 times the size.
         """
-        volume = cost_volume([features], text, (0,), layout="images")
-        batch = (len(features), text.shape[1])
-        x = self.conv1(volume).permute(0, 2, 3, 1).unflatten(0, batch)  # (B, T, h, w, C)
-        costs = volume.unflatten(0, batch)  # (B, T, P, h, w)
-        kept = torch.arange(batch[1], device=x.device)
+        x, costs = self._embedded(features, text)
+        kept = torch.arange(text.shape[1], device=x.device)
         before = []
         stages = zip(
             (self.head0, self.head1, self.head2),
@@ -187,8 +185,16 @@ class GradualFusionDecoder(nn.Module):
         logits = logits_of(self.head, x)
         if self.training:
             return [logits, *before]
-        every = logits.new_full((*batch, *logits.shape[2:]), TRUNCATED_LOGIT)
+        every = logits.new_full((len(x), text.shape[1], *logits.shape[2:]), TRUNCATED_LOGIT)
         return every.index_copy(1, kept, logits)
+
+    @in_float32
+    def _embedded(self, features: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """The embedded cost volume ``(B, T, h, w, C)``, and itself ``(B, T, P, h, w)``."""
+        volume = cost_volume([features], text, (0,), layout="images")
+        batch = (len(features), text.shape[1])
+        cells = self.conv1(volume).permute(0, 2, 3, 1).unflatten(0, batch)
+        return cells, volume.unflatten(0, batch)
 
 
 def logits_of(head: nn.Module, x: Tensor) -> Tensor:
