@@ -24,24 +24,9 @@ from swath.core import load_model
 from swath.core.config import TrainConfig, load_config
 from swath.core.engine import train
 from swath.core.inference.predictor import Predictor
+from swath.ovseg.layers import in_float32
 
 CLEAR = 0.1
-
-
-def in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function without autocast, of float32 inputs."""
-
-    def call(*args: Any) -> Any:
-        with torch.autocast("cpu", enabled=False):
-            return function(*(_float(x) for x in args))
-
-    return call
-
-
-def _float(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.float()
-    return [_float(x) for x in value] if isinstance(value, list | tuple) else value
 
 
 CHANGES: dict[str, tuple[str, Callable[..., Any]] | None] = {

@@ -341,18 +341,18 @@ def text_projection(in_features: int, out_features: int) -> nn.Sequential:
 
 
 def in_float32(embed: Callable[..., Result]) -> Callable[..., Result]:
-    """A method that embeds the cost volume, in float32 under `torch.autocast` too.
+    """A method of an aggregator, such as embeds the cost volume, in float32 under autocast too.
 
     In bfloat16 the cosines differ by a few units in their last place, and one pixel in ninety
     changes its class; in float32 it is one in 230 (benchmarks/ovseg_bf16.py).
 
     Args:
-        embed: Of features, tensors or sequences of these, and text, the last of its arguments.
+        embed: Of tensors, sequences of these, or None.
     """
 
     @wraps(embed)
     def embedded(self: nn.Module, *inputs: Any) -> Result:
-        device = inputs[-1].device.type
+        device = next(self.parameters()).device.type
         if not torch.is_autocast_enabled(device):
             return embed(self, *inputs)
         with torch.autocast(device, enabled=False):
