@@ -64,10 +64,10 @@ test = Spec(SceneSentences, count=600, seed=3, sentences=3, **scenes)
 del scenes
 
 optimizer = adamw_cosine(lr=2e-3, weight_decay=0.02, warmup=40, betas=(0.9, 0.99))
-iterations = 6500
+iterations = 9000
 batch_size = 36
 num_workers = 1
-val_every = 1300
+val_every = 1800
 checkpoint_every = 100
 ema = 0.99
 clip_norm = 1.0
