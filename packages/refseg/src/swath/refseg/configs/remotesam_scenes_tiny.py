@@ -52,7 +52,7 @@ task = Spec(
 scenes = {"size": SIZE, "empty_scenes": False}
 train = Spec(
     SceneSentences,
-    count=120_000,
+    count=330_000,
     seed=1,
     shares={"object": 0.6, "class": 0.2, "colour": 0.1, "nothing": 0.1},
     sentences=6,
