@@ -133,6 +133,14 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert "Traceback" not in error
 
 
+def test_precision_is_passed_on(tmp_path: Path, checkpoint: Path, monkeypatch, capsys) -> None:
+    image = write(tmp_path / "a.tif")
+    arguments = ["predict", checkpoint, image, "--device", "cpu", "--precision"]
+    assert swath(monkeypatch, *arguments, "bf16") == 0
+    assert swath(monkeypatch, *arguments, "half", "--overwrite") == 2
+    assert "precision='half' is none of fp32, bf16, fp16" in capsys.readouterr().err
+
+
 def test_a_vocabulary_is_read_from_one_text() -> None:
     assert class_names("building, flooded road,tree") == ["building", "flooded road", "tree"]
     assert class_names("plane, aircraft; ship") == ["plane, aircraft", "ship"]

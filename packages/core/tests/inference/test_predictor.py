@@ -82,6 +82,35 @@ class Both(SegmentationTask):
         return nn.Sequential(model, nn.Conv2d(3, 3, 1)), reverse
 
 
+class Adds(nn.Module):
+    """Matrix products, which autocast narrows; remembers their type."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(3, 3, 1)
+        self.seen: list[torch.dtype] = []
+
+    def forward(self, image: Tensor) -> Tensor:
+        scores: Tensor = self.mix(image)
+        self.seen.append(scores.dtype)
+        return scores
+
+
+def test_precision_is_that_of_the_forward_pass(tmp_path: Path) -> None:
+    model, task = Adds(), SegmentationTask(["a", "b", "c"], radiometry())
+    image = noise(3, 64, 64).transpose(1, 2, 0)
+    exact = Predictor(model, task).predict(image, probabilities=True)
+    narrow = Predictor(model, task, precision="bf16")
+    found = narrow.predict(image, probabilities=True, out=tmp_path / "mask.tif")
+    assert model.seen == [torch.float32, torch.bfloat16]
+    assert narrow.for_task("segmentation").precision == "bf16"
+    difference = np.abs(found.probabilities - exact.probabilities).max()
+    print("largest difference of probabilities:", difference)
+    assert 0 < difference < 0.02
+    with pytest.raises(ConfigError, match="precision='half' is none of fp32, bf16, fp16"):
+        Predictor(model, task, precision="half")  # type: ignore[arg-type]
+
+
 def test_a_model_of_several_tasks_does_the_one_that_is_chosen() -> None:
     model = Brightest()
     several = Predictor(model, Both(["a", "b", "c"], radiometry()), {"name": "both"})

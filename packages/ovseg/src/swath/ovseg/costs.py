@@ -98,7 +98,7 @@ class OpenVocabularyPredictor(Predictor):
             ConfigError: See there.
         """
         task = self.task.with_ensemble(ensemble)  # type: ignore[attr-defined]
-        return OpenVocabularyPredictor(self.model, task, self.card)
+        return OpenVocabularyPredictor(self.model, task, self.card, self.precision)
 
     def predict(
         self, image: Any, *, ensemble: str | Sequence[str] | None = None, **options: Any

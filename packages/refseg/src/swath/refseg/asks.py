@@ -536,7 +536,8 @@ def _encoded(
         if len(kept) >= MOST_KEPT:
             kept.clear()
         ids, mask = (x.to(device) for x in tokenizer([prompt]))
-        kept[key] = model.encode_text(ids, mask), mask
+        with torch.autocast(device.type, enabled=False):  # kept whatever the images are seen in
+            kept[key] = model.encode_text(ids, mask), mask
     return kept[key]
 
 

@@ -33,7 +33,7 @@ class RemoteSAMPredictor(Predictor):
     def for_task(self, name: str) -> "RemoteSAMPredictor":
         """The same model for one of its tasks; see `swath.refseg.asks.TASKS`."""
         model, task = self.task.select(self.model, name)  # type: ignore[attr-defined]
-        return RemoteSAMPredictor(model, task, self.card)
+        return RemoteSAMPredictor(model, task, self.card, self.precision)
 
     def predict(
         self,
@@ -83,7 +83,9 @@ class RemoteSAMPredictor(Predictor):
         if options.get("overlap") is None:
             options["overlap"] = chosen.input_size // 8
         options.setdefault("blend", chosen.input_size // 16)
-        return Predictor(self.model, chosen, self.card).predict(image, tile=tile, **options)
+        return Predictor(self.model, chosen, self.card, self.precision).predict(
+            image, tile=tile, **options
+        )
 
     def referring_seg(self, image: Any, sentence: str, **options: Any) -> SegmentationResult:
         """The mask of what a sentence means: class 1, where 0 is the rest."""

@@ -72,6 +72,7 @@ def collect() -> dict[str, Any]:
         "GDAL": rasterio.__gdal_version__,
         "CUDA": torch.version.cuda,
         "devices": ", ".join(_devices(torch)),
+        "fast in bf16": ", ".join(_fast_in_bf16(torch)) or None,
         "cores": _cores(),
         "torch threads": torch.get_num_threads(),
         "memory": f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free",
@@ -163,6 +164,15 @@ def _devices(torch: Any) -> list[str]:
     if torch.backends.mps.is_available():
         found.append("mps")
     return ["cpu", *found]
+
+
+def _fast_in_bf16(torch: Any) -> list[str]:
+    """Kinds of devices that compute in bfloat16 instead of emulating it."""
+    found = {
+        "cpu": torch.cpu._is_avx512_bf16_supported(),
+        "cuda": torch.cuda.is_available() and torch.cuda.is_bf16_supported(False),
+    }
+    return [name for name, fast in found.items() if fast]
 
 
 def _cores() -> int:

@@ -4,7 +4,6 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,7 @@ from torch import nn
 from swath.core.engine.distributed import World, gather
 from swath.core.errors import ConfigError, DataError
 from swath.core.progress import Bar
-from swath.core.task import Metrics, Task, pick_device, to_device
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+from swath.core.task import Metrics, Precision, Task, autocast, pick_device, to_device
 
 
 def evaluate(
@@ -27,7 +24,7 @@ def evaluate(
     batch_size: int = 8,
     num_workers: int = 0,
     device: torch.device | str | None = None,
-    precision: str = "fp32",
+    precision: Precision = "fp32",
     world: World = World(),  # noqa: B008 - frozen
     progress: bool = True,
     tick: Callable[[int, int], None] | None = None,
@@ -169,10 +166,3 @@ def as_data(figures: Any) -> Any:
     if hasattr(figures, "tolist"):
         return as_data(figures.tolist())
     return None if isinstance(figures, float) and math.isnan(figures) else figures
-
-
-def autocast(device: torch.device, precision: str) -> Any:
-    """The context in which a forward pass runs."""
-    if precision == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, dtype=DTYPES[precision])

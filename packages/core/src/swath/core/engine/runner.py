@@ -25,9 +25,8 @@ from swath.core.engine.checkpointing import (
     restore_random_state,
 )
 from swath.core.engine.distributed import World, any_process
-from swath.core.engine.evaluation import autocast
 from swath.core.engine.mmengine import BaseLoop, Hook, OptimWrapper, Runner, get_dist_info
-from swath.core.task import Batch, Task, to_device
+from swath.core.task import Batch, Task, autocast, to_device
 
 
 class Objective(nn.Module):
