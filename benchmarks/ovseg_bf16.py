@@ -24,7 +24,7 @@ from swath.core import load_model
 from swath.core.config import TrainConfig, load_config
 from swath.core.engine import train
 from swath.core.inference.predictor import Predictor
-from swath.ovseg.layers import in_float32
+from swath.core.precision import in_float32
 
 CLEAR = 0.1
 

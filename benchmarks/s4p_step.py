@@ -35,8 +35,9 @@ from swath.core.data.scenes import SceneDataset
 from swath.core.engine.pieces import adamw_cosine
 from swath.core.models.segmentation import s4p_segmenter
 from swath.core.models.unet import UNet
+from swath.core.precision import autocast
 from swath.core.sample import Sample
-from swath.core.task import Batch, autocast, to_device
+from swath.core.task import Batch, to_device
 from swath.core.zoo import ISAID_CLASSES
 from swath.pretrain.semi_supervised import SemiSupervised
 from swath.pretrain.task import S4PTask

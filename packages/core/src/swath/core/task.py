@@ -7,8 +7,7 @@ one over any scene; neither knows a paradigm.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +21,6 @@ Batch = dict[str, Any]
 In training the engine adds ``"progress"``, the share of the run's steps already made, in [0, 1),
 and ``"averaged"``, the model with the run's averaged weights, if it averages (``config.ema``).
 """
-
-
-Precision = Literal["fp32", "bf16", "fp16"]
-"""Arithmetic of a forward pass: as the weights are, or autocast to the others."""
-
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Metrics(Protocol):
@@ -154,13 +147,6 @@ def pick_device(device: torch.device | str | None) -> torch.device:
             f"device '{device}' can't be used here ({reason}); `swath doctor` lists the devices"
         ) from error
     return picked
-
-
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
-    """The context in which a forward pass runs."""
-    if precision == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, dtype=_DTYPES[precision])
 
 
 def to_device(batch: Batch, device: torch.device | str) -> Batch:

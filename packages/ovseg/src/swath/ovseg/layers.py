@@ -12,8 +12,7 @@ the official code computes for each class by concatenation.
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from functools import wraps
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from timm.layers import Mlp
@@ -25,7 +24,6 @@ from swath.core.errors import ConfigError
 
 AttentionType = Literal["linear", "full"]
 
-Result = TypeVar("Result")
 
 CELLS_AT_ONCE = 16 * 24 * 24
 """Cells (classes times grid cells) that are aggregated and decoded at once in evaluation: more
@@ -338,33 +336,6 @@ def guidance_projection(in_channels: int, out_channels: int) -> nn.Sequential:
 def text_projection(in_features: int, out_features: int) -> nn.Sequential:
     """Linear layer and ReLU."""
     return nn.Sequential(nn.Linear(in_features, out_features), nn.ReLU())
-
-
-def in_float32(embed: Callable[..., Result]) -> Callable[..., Result]:
-    """A method of an aggregator, such as embeds the cost volume, in float32 under autocast too.
-
-    In bfloat16 the cosines differ by a few units in their last place, and one pixel in ninety
-    changes its class; in float32 it is one in 230 (benchmarks/ovseg_bf16.py).
-
-    Args:
-        embed: Of tensors, sequences of these, or None.
-    """
-
-    @wraps(embed)
-    def embedded(self: nn.Module, *inputs: Any) -> Result:
-        device = next(self.parameters()).device.type
-        if not torch.is_autocast_enabled(device):
-            return embed(self, *inputs)
-        with torch.autocast(device, enabled=False):
-            return embed(self, *(_in_float32(x) for x in inputs))
-
-    return embedded
-
-
-def _in_float32(x: Any) -> Any:
-    if isinstance(x, Tensor):
-        return x.float()
-    return None if x is None else [_in_float32(one) for one in x]
 
 
 def mean_over_prompts(text: Tensor) -> Tensor:

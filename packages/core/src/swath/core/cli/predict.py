@@ -16,7 +16,7 @@ from swath.core.errors import ConfigError, SwathError
 
 if TYPE_CHECKING:
     from swath.core.inference.predictor import Predictor
-    from swath.core.task import Precision
+    from swath.core.precision import Precision
 
 DEFAULT_MODEL = "swath-small"
 

@@ -12,8 +12,9 @@ from torch import nn
 
 from swath.core.engine.distributed import World, gather
 from swath.core.errors import ConfigError, DataError
+from swath.core.precision import Precision, autocast
 from swath.core.progress import Bar
-from swath.core.task import Metrics, Precision, Task, autocast, pick_device, to_device
+from swath.core.task import Metrics, Task, pick_device, to_device
 
 
 def evaluate(

@@ -26,7 +26,8 @@ from swath.core.engine.checkpointing import (
 )
 from swath.core.engine.distributed import World, any_process
 from swath.core.engine.mmengine import BaseLoop, Hook, OptimWrapper, Runner, get_dist_info
-from swath.core.task import Batch, Task, autocast, to_device
+from swath.core.precision import autocast
+from swath.core.task import Batch, Task, to_device
 
 
 class Objective(nn.Module):

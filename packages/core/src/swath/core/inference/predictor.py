@@ -30,9 +30,10 @@ from swath.core.inference.tiler import (
     smallest_tile,
 )
 from swath.core.plugins import resolve
+from swath.core.precision import Precision, autocast
 from swath.core.progress import Bar
 from swath.core.sample import Sample
-from swath.core.task import Batch, Precision, Task, autocast, pick_device, to_device
+from swath.core.task import Batch, Task, pick_device, to_device
 
 TILE = 1024
 """Largest side of a tile where none is chosen, px: larger ones drop out of the processor's caches,

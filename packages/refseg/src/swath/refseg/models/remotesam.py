@@ -36,6 +36,7 @@ from swath.core.backbones.vit import init_linear
 from swath.core.checkpoint.fetch import locate
 from swath.core.checkpoint.official import load_strict, strip_prefixes
 from swath.core.checkpoint.safe import load_file
+from swath.core.precision import in_float32
 from swath.refseg.models.cross_scale import CrossScaleInteraction
 from swath.refseg.models.rotated_conv import AdaptiveRotatedConv2d
 from swath.refseg.models.upsampled_conv import convolve_upsampled
@@ -149,6 +150,7 @@ class ImageLanguageAttention(nn.Module):
         scores: Tensor = places @ key.permute(0, 2, 3, 1) * self.scale
         return scores + ABSENT_WORD * (1 - present[:, None, None, :, 0])
 
+    @in_float32  # places differ little in what they collect, and the norm makes much of it
     def forward(self, query: Tensor, words: Tensor, mask: Tensor) -> Tensor:
         """Answer the queries.
 
