@@ -91,6 +91,10 @@ def test_the_command_writes_beside_the_checkpoint_and_says_what_next(trained: Pa
     again = CliRunner().invoke(app, arguments)
     assert isinstance(again.exception, ConfigError)
     assert "say --overwrite" in str(again.exception)
+    arguments[2:] = ["paths", "--classes", "ground,,road"]  # road would be class 1
+    gap = CliRunner().invoke(app, arguments)
+    assert isinstance(gap.exception, ConfigError)
+    assert "a name is missing" in str(gap.exception)
 
 
 def test_mistakes_are_named(trained: Path, tmp_path: Path) -> None:

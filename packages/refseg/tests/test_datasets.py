@@ -327,6 +327,24 @@ def test_classes_in_other_words_are_as_many_as_the_sets(
     assert message in " ".join(text.split())
 
 
+def test_classes_in_other_words_may_hold_commas(
+    predictor: RemoteSAMPredictor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    swath: Callable[..., tuple[int, str]],
+) -> None:
+    COPIES["dior-coco"](tmp_path)
+    monkeypatch.setattr("swath.core.inference.predictor.load_model", lambda *a, **k: predictor)
+    names = [f"class {i}, seen from above" for i in range(20)]
+    out = tmp_path / "figures.json"
+    code, text = swath(
+        "refseg", "test", "detection", "m", "--data", tmp_path, "--classes", "; ".join(names),
+        "--out", out,
+    )  # fmt: skip
+    assert code == 0, text
+    assert set(names) <= set(json.loads(out.read_text())["per_class"])
+
+
 def test_what_is_built_is_judged_on_and_trained_on(
     predictor: RemoteSAMPredictor,
     tmp_path: Path,

@@ -11,7 +11,7 @@ from rasterio.transform import Affine
 
 from swath.core.checkpoint.store import save_model
 from swath.core.cli import main
-from swath.core.cli.predict import _background, _show, class_names
+from swath.core.cli.predict import _background, _show
 from swath.core.models.unet import UNet
 from swath.core.segmentation import SegmentationTask
 from swath.core.spec import Spec
@@ -141,9 +141,7 @@ def test_precision_is_passed_on(tmp_path: Path, checkpoint: Path, monkeypatch, c
     assert "precision='half' is none of fp32, bf16, fp16" in capsys.readouterr().err
 
 
-def test_a_vocabulary_is_read_from_one_text() -> None:
-    assert class_names("building, flooded road,tree") == ["building", "flooded road", "tree"]
-    assert class_names("plane, aircraft; ship") == ["plane, aircraft", "ship"]
+def test_a_background_is_a_probability_or_names() -> None:
     assert _background("0.4") == 0.4
     assert _background("road, sea") == ["road", "sea"]
 

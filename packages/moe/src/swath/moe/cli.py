@@ -17,7 +17,7 @@ def root() -> None:
 def add_expert(
     checkpoint: Annotated[Path, typer.Argument(help="A trained model of several data sets.")],
     name: Annotated[str, typer.Argument(help="Name of the new task.")],
-    classes: Annotated[str, typer.Option(help="Its classes, comma-separated, in index order.")],
+    classes: Annotated[str, typer.Option(help="Its classes in index order: `ground, road`.")],
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Default: CHECKPOINT_NAME.safetensors beside it."),
@@ -32,14 +32,14 @@ def add_expert(
 
     Example: `swath moe add-expert runs/moe_seg_vitb/best.safetensors roads --classes ground,road`
     """
+    from swath.core.cli.values import class_names
     from swath.core.errors import ConfigError
     from swath.moe import experts
 
     target = out or checkpoint.with_name(f"{checkpoint.stem}_{name}.safetensors")
     if target.exists() and not overwrite:
         raise ConfigError(f"{target} exists; choose another name or say --overwrite")
-    names = [c.strip() for c in classes.split(",") if c.strip()]
-    experts.add_expert(checkpoint, name, names, target, like)
+    experts.add_expert(checkpoint, name, class_names(classes), target, like)
     typer.echo(
         f"written  {target}\n"
         f"next     train the new task alone: a config with init_from='{target}' and "

@@ -41,7 +41,9 @@ def judge(
     ] = None,
     classes: Annotated[
         str | None,
-        typer.Option(help="What the classes are asked as, comma-separated, in label order."),
+        typer.Option(
+            help="What the classes are asked as, in label order, between commas or semicolons."
+        ),
     ] = None,
     weights: Annotated[str | None, typer.Option(help="As in swath predict.")] = None,
     epoc: Annotated[str | None, typer.Option(help="Boundary model: a folder.")] = None,
@@ -142,13 +144,14 @@ def _renamed(
     evaluation: str, name: str, asked: "Sequence[str]", classes: str | None
 ) -> "Sequence[str]":
     """What the classes are asked as, in the user's words if there are any."""
+    from swath.core.cli.values import class_names
     from swath.core.errors import ConfigError
 
     if classes is None:
         return asked
     if evaluation in ("referring", "grounding", "counting"):
         raise ConfigError(f"--classes: {evaluation} asks what the set says; leave it out")
-    names = [word.strip() for word in classes.split(",")]
+    names = class_names(classes)
     if evaluation != "captioning" and len(names) != len(asked):
         raise ConfigError(
             f"--classes: gives {len(names)} names for the {len(asked)} classes of {name}; name "

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from swath.core.cli.app import app
+from swath.core.cli.values import class_names
 
 
 @app.command("convert")
@@ -30,7 +31,7 @@ def convert(
     """
     from swath.core import zoo
 
-    names = tuple(c.strip() for c in classes.split(",")) if classes else None
+    names = None if classes is None else tuple(class_names(classes))
     counts = zoo.convert(official, model, out, names)
     if as_json:
         typer.echo(json.dumps({"out": str(out), **counts}))

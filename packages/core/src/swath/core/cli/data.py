@@ -12,6 +12,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from swath.core.cli.app import app
+from swath.core.cli.values import class_names
 from swath.core.errors import ConfigError, DataError
 from swath.core.plugins import plugins, resolve
 
@@ -273,11 +274,8 @@ def _own_folder(
             f"'{name}' isn't a known data set; for a folder of your own give --images, --masks "
             "(or --labels and --format) and --classes, for a known one its name and its folder"
         )
-    names = tuple(c.strip() for c in classes.split(",") if c.strip())
-    if not names:
-        raise DataError("--classes is empty; give the names in index order: ground,building")
     folder = resolve_root(name)
-    return folder / images, folder / labels, Protocol(names)
+    return folder / images, folder / labels, Protocol(tuple(class_names(classes)))
 
 
 def _own_dataset(

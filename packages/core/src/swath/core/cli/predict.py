@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from swath.core.cli.app import ListsInARow, app
+from swath.core.cli.values import class_names
 from swath.core.errors import ConfigError, SwathError
 
 if TYPE_CHECKING:
@@ -205,7 +206,7 @@ def predict(
         "bands": numbers,
         "scale": scale,
         "probabilities": probabilities,
-        "classes": class_names(classes),
+        "classes": None if classes is None else class_names(classes),
         "background": _background(background),
         "text": text,
         "progress": not as_json,
@@ -255,17 +256,12 @@ def _check_yolo(targets: list[Path], kind: str) -> None:
         raise ConfigError(f"{targets[0]}: YOLO-OBB labels are .txt files; change the suffix")
 
 
-def class_names(text: str | None) -> list[str] | None:
-    """Names between semicolons, or commas if there is none; None for None."""
-    if text is None:
-        return None
-    return [name.strip() for name in text.split(";" if ";" in text else ",")]
-
-
 def _background(text: str | None) -> float | list[str] | None:
     """A probability, or names."""
+    if text is None:
+        return None
     try:
-        return None if text is None else float(text)
+        return float(text)
     except ValueError:
         return class_names(text)
 

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from swath.core.cli.app import app
+from swath.core.cli.values import class_names
 from swath.core.errors import ConfigError
 
 
@@ -45,8 +46,8 @@ def vectorise(
     count = run(
         mask,
         out,
-        classes=_items(classes) if classes else None,
-        skip=None if skip is None else [int(s) if s.isdecimal() else s for s in _items(skip) if s],
+        classes=None if classes is None else class_names(classes),
+        skip=None if skip is None else _skipped(skip),
         min_area_px=min_area_px,
         simplify_px=simplify_px,
         progress=True,
@@ -55,8 +56,10 @@ def vectorise(
     console.print(f"[green]written[/] {out}: {count} polygons")
 
 
-def _items(text: str) -> list[str]:
-    return [item.strip() for item in text.split(",")]
+def _skipped(text: str) -> list[int | str]:
+    """Values or names; none of an empty text."""
+    items = (item.strip() for item in text.split(","))
+    return [int(item) if item.isdecimal() else item for item in items if item]
 
 
 app.command("vectorize", hidden=True)(vectorise)

@@ -88,7 +88,7 @@ def rs4p(
 
     `swath data prepare rs4p s2.txt -o s2 --model mine.safetensors --bands 3,2,1 --scale 0:3000`
     """
-    from swath.core.cli.predict import class_names
+    from swath.core.cli.values import class_names
     from swath.core.errors import ConfigError
     from swath.core.inference.predictor import load_model
     from swath.pretrain.rs4p.pipeline import prepare
@@ -117,7 +117,7 @@ def rs4p(
         out,
         load_model(model, weights=weights, device=device),
         recipe,
-        classes=class_names(classes),
+        classes=None if classes is None else class_names(classes),
         workers=workers,
         max_broken=max_broken,
         progress=not as_json,

@@ -1,0 +1,18 @@
+"""Values of options, as more than one verb takes them."""
+
+from swath.core.errors import ConfigError
+
+
+def class_names(text: str) -> list[str]:
+    """Names between semicolons, or commas if there is none.
+
+    Raises:
+        ConfigError: If there is no name, or none between two of them or at an end.
+    """
+    mark = ";" if ";" in text else ","
+    names = [name.strip() for name in text.split(mark)]
+    if not any(names):
+        raise ConfigError("no class is named; give at least one: 'water, tree'")
+    if not all(names):
+        raise ConfigError(f"'{text}': a name is missing beside a '{mark}'; is there one too many?")
+    return names
