@@ -368,9 +368,12 @@ def test_what_is_built_is_judged_on_and_trained_on(
     assert code == 0, text
     assert "the ship" in {question.sentence for question in ReferDataset(built).questions}
     monkeypatch.setattr("swath.core.inference.predictor.load_model", lambda *a, **k: predictor)
-    code, text = swath("refseg", "test", "referring", "m", "--data", built)
+    figures = tmp_path / "figures.json"
+    code, text = swath("refseg", "test", "referring", "m", "--data", built, "--out", figures)
     assert code == 0, text
-    assert "oIoU" in text
+    per_kind = json.loads(figures.read_text())["per_kind"]
+    assert set(per_kind) == {"category", "all of a class"}
+    assert per_kind["category"]["sentences"] == 1
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,9 @@ def test_a_built_set_is_read_back(tmp_path: Path) -> None:
     assert len(data) == report["triplets"] == len(set(data.ids))
     refs = json.loads((tmp_path / "refs/refs.json").read_text())
     masks = PORT.targets["instances"].numpy()
+    assert {ref["kind"] for ref in refs} >= {"colour", "size", "position", "relation"}
     for ref, index in zip(refs, range(len(data)), strict=True):
+        assert data[index].meta["kind"] == ref["kind"]
         mask = data[index].targets["mask"].numpy().astype(bool)
         if ref["kind"] == "nothing":
             assert ref["sentences"][0]["raw"] == "storage tank in the image"

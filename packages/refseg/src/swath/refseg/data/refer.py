@@ -51,12 +51,14 @@ class Question:
         image: Path.
         sentence: What is asked.
         answer: What is right: an annotation of ``instances.json``, the path of a mask, a box, ...
+        kind: What kind of sentence it is, or None; figures are broken down by it.
     """
 
     id: str
     image: Path
     sentence: str
     answer: Any
+    kind: str | None = None
 
 
 class Questions:
@@ -94,13 +96,18 @@ class Questions:
     def __getitem__(self, index: int) -> Sample:
         """A question's image, uint8 ``(3, H, W)``, with its answer as targets.
 
+        ``meta["kind"]`` is the kind of sentence where the set says it.
+
         Raises:
             DataError: If a file can't be read, or the two don't belong together.
         """
         question = self.questions[index]
         image, valid = read_image_tensor(question.image)
         targets = self.targets(question, (image.shape[-2], image.shape[-1]))
-        return Sample(image, targets, valid, {"id": question.id, "path": str(question.image)})
+        meta = {"id": question.id, "path": str(question.image)}
+        if question.kind is not None:
+            meta["kind"] = question.kind
+        return Sample(image, targets, valid, meta)
 
     def targets(self, question: Question, size: tuple[int, int]) -> dict[str, Any]:
         """The targets of a question about an image of that height and width."""
@@ -181,6 +188,7 @@ class ReferDataset(ReferringSet):
                     image,
                     str(s.get(spelling) or s["sent"]),
                     annotations[ref["ann_id"]],
+                    ref.get("kind"),
                 )
                 for i, s in enumerate(chosen)
             ]
