@@ -1,5 +1,10 @@
 import json
+import multiprocessing
+import os
+import signal
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,16 +17,18 @@ from swath.core.data.detection import CocoJson
 from swath.core.errors import ConfigError, DataError
 from swath.core.sample import Sample
 from swath.refseg.data.build import (
+    UNFINISHED,
     Claim,
+    Part,
     Thing,
     build,
     claims_about,
     colour_of,
-    masks_of,
     meant,
+    parts_of,
     run_lengths,
     still_says,
-    things_of,
+    thing_of,
 )
 from swath.refseg.data.refer import ReferDataset, SentenceList
 
@@ -51,7 +58,7 @@ PORT = scene(
 
 def test_sentences_single_out_what_they_are_about() -> None:
     image = PORT.image.numpy().transpose(1, 2, 0)
-    things = things_of(image, *masks_of(PORT, CLASSES))
+    things = [thing_of(image, part, part.name) for part in parts_of(PORT, CLASSES)]
     assert [t.colour for t in things] == ["red", "white", "white", "red"]
     said = {c.sentence() for c in claims_about(0, things)}
     assert {"the red ship", "the leftmost ship"} <= said
@@ -169,10 +176,10 @@ def test_a_coco_file_of_boxes_alone_is_built_from_these(tmp_path: Path) -> None:
     }
     (tmp_path / "coco.json").write_text(json.dumps(coco))
     sample = CocoJson(tmp_path / "coco.json", tmp_path, ["ship", "plane"])[0]
-    masks, names = masks_of(sample, ("ship", "plane"))
-    assert names == ["ship", "plane", "plane"]
-    assert [int(mask.sum()) for mask in masks] == [30, 64, 144]
-    assert masks[1, 30:38, 40:48].all()
+    parts = parts_of(sample, ("ship", "plane"))
+    assert [part.name for part in parts] == ["ship", "plane", "plane"]
+    assert [int(part.mask.sum()) for part in parts] == [30, 64, 144]
+    assert parts[1].window == (slice(30, 38), slice(40, 48))
 
 
 @pytest.mark.parametrize("rest", ["Background", "no-data"])
@@ -185,14 +192,124 @@ def test_the_rest_is_no_object(tmp_path: Path, rest: str) -> None:
     assert not sentences["water in the image"].any()
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
 def test_grey_images_are_built_from_and_others_stop_without_loss(tmp_path: Path) -> None:
+    """Once the other is converted, the same call goes on."""
     grey = Sample(PORT.image[:1], PORT.targets)
     deep = Sample(PORT.image.to(torch.uint16), PORT.targets, meta={"path": "deep.tif"})
     with pytest.raises(DataError, match=r"deep\.tif: uint16 with 3 bands; 8-bit RGB"):
-        build([PORT, grey, deep, PORT], CLASSES, tmp_path)
-    images = {question.image.name for question in ReferDataset(tmp_path, "train").questions}
-    assert images == {"000000.png", "000001.png"}
-    assert json.loads((tmp_path / "report.json").read_text())["classes"]["ship"]["objects"] == 6
+        build([PORT, grey, deep, PORT], CLASSES, tmp_path / "stopped")
+    assert set(contents(tmp_path / "stopped")) == {
+        "JPEGImages/000000.png", "JPEGImages/000001.png", UNFINISHED,
+    }  # fmt: skip
+    build([PORT, grey, grey, PORT], CLASSES, tmp_path / "stopped")
+    build([PORT, grey, grey, PORT], CLASSES, tmp_path / "whole")
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
+
+
+SET = [PORT, scene((5, 5, 10, 6, 0, RED), (30, 5, 9, 6, 1, WHITE)), PORT]
+
+
+class Deadly:
+    """The set above for a process that dies before a number of files are renamed and images read;
+    half a line is written then."""
+
+    def __init__(self, out: Path, call: int) -> None:
+        self.out, self.call, self.calls, self.rename = out, call, 0, os.replace
+
+    def step(self) -> None:
+        if self.calls == self.call:
+            with (self.out / UNFINISHED).open("a") as log:
+                log.write('{"sentences": [')
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.calls += 1
+
+    def replace(self, source: Any, target: Any) -> None:
+        self.step()
+        self.rename(source, target)
+
+    def __len__(self) -> int:
+        return len(SET)
+
+    def __getitem__(self, index: int) -> Sample:
+        self.step()
+        return SET[index]
+
+
+def killed_at(call: int, out: Path) -> None:
+    samples = Deadly(out, call)
+    os.replace = samples.replace
+    build(samples, CLASSES, out)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    build(SET, CLASSES, tmp_path / "whole")
+    wanted = contents(tmp_path / "whole")
+    assert set(wanted) == {"refs.json", "instances.json", "report.json"} | {
+        f"JPEGImages/00000{i}.png" for i in range(3)
+    }
+    for death in range(9):  # three images read, three written, three lists
+        out = tmp_path / f"killed-{death}"
+        child = multiprocessing.get_context("fork").Process(target=killed_at, args=(death, out))
+        child.start()
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
+        assert (out / UNFINISHED).is_file()
+        read: list[int] = []
+        build(Noted(SET, read), CLASSES, out)
+        assert contents(out) == wanted, f"killed at {death}"
+        assert len(read) <= 1 + max(3 - death // 2, 0)  # the last one again, to be compared
+    done = multiprocessing.get_context("fork").Process(target=killed_at, args=(9, tmp_path / "a"))
+    done.start()
+    done.join()
+    assert done.exitcode == 0
+
+
+class Noted(list[Sample]):
+    """Says which samples were read."""
+
+    def __init__(self, samples: list[Sample], read: list[int]) -> None:
+        super().__init__(samples)
+        self.read = read
+
+    def __getitem__(self, index: Any) -> Any:
+        self.read.append(index)
+        return super().__getitem__(index)
+
+
+def test_another_request_does_not_go_on_in_the_same_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        build([PORT, Sample(PORT.image)], CLASSES, tmp_path)
+    with pytest.raises(ConfigError, match="was begun with other images, seed; choose another"):
+        build([PORT], CLASSES, tmp_path, seed=1)
+    with pytest.raises(ConfigError, match="was begun with other images; choose another"):
+        build([SET[1], PORT], CLASSES, tmp_path)
+
+
+def peak(samples: Any, out: Path) -> int:
+    """Most bytes that a build holds at a time."""
+    tracemalloc.start()
+    build(samples, ("ship",), out)
+    bytes_held = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return bytes_held
+
+
+def test_memory_holds_one_image_and_pieces_of_its_masks(tmp_path: Path) -> None:
+    """90 ships of 20 px in 1200 px: whole masks would be 130 MB."""
+    corners = torch.tensor([[x, y] for x in range(0, 1000, 110) for y in range(0, 990, 110)])
+    boxes = torch.cat([corners, corners + 20], 1).float()[:90]
+    image = torch.randint(0, 255, (3, 1200, 1200), dtype=torch.uint8)
+    sample = Sample(image, {"boxes": boxes, "labels": torch.zeros(90, dtype=torch.int64)})
+    few, many = (peak([sample] * count, tmp_path / str(count)) for count in (1, 4))
+    assert few < 30e6
+    assert many < few + 1e6
 
 
 def test_of_a_set_without_splits_every_third_image_is_for_the_test(tmp_path: Path) -> None:
@@ -267,21 +384,28 @@ def test_mixed_colours_have_no_name() -> None:
 def test_objects_come_from_boxes_and_class_maps_too() -> None:
     boxes = torch.tensor([[5.0, 5, 15, 11]])
     sample = Sample(PORT.image, {"boxes": boxes, "labels": torch.tensor([1])})
-    (mask,), names = masks_of(sample, CLASSES)
-    assert names == ["plane"]
-    np.testing.assert_array_equal(mask, PORT.targets["instances"][0].numpy())
+    (part,) = parts_of(sample, CLASSES)
+    assert (part.name, part.window) == ("plane", (slice(5, 11), slice(5, 15)))
+    assert part.mask.all()
     labels = torch.zeros(60, 80, dtype=torch.uint8)
     labels[:3, :3] = labels[20:23, :3] = 1
-    masks, names = masks_of(Sample(PORT.image, {"mask": labels}), ("background", "ship"))
-    assert names == ["ship", "ship"]
-    assert [int(m.sum()) for m in masks] == [9, 9]
+    parts = parts_of(Sample(PORT.image, {"mask": labels}), ("background", "ship"))
+    assert [(part.name, part.row, int(part.mask.sum())) for part in parts] == [
+        ("ship", 0, 9),
+        ("ship", 20, 9),
+    ]
     with pytest.raises(DataError, match="neither objects nor a class map"):
-        masks_of(Sample(PORT.image), CLASSES)
+        parts_of(Sample(PORT.image), CLASSES)
 
 
-@given(st.integers(1, 5), st.integers(1, 5), st.integers(0))
-def test_run_lengths_add_up(height: int, width: int, bits: int) -> None:
-    flat = [bool(bits >> i & 1) for i in range(height * width)]
-    runs = run_lengths(np.array(flat).reshape(height, width))
-    assert sum(runs["counts"]) == height * width
-    assert sum(runs["counts"][1::2]) == sum(flat)
+@given(st.tuples(*[st.integers(1, 5)] * 2), st.tuples(*[st.integers(0, 3)] * 4), st.integers(0))
+def test_run_lengths_are_those_of_the_whole_mask(
+    shape: tuple[int, int], around: tuple[int, int, int, int], bits: int
+) -> None:
+    piece = np.array([bool(bits >> i & 1) for i in range(shape[0] * shape[1])]).reshape(shape)
+    whole = np.pad(piece, (around[:2], around[2:]))
+    runs = run_lengths(Part("ship", piece, around[0], around[2]), whole.shape)
+    values = [np.full(count, i % 2) for i, count in enumerate(runs["counts"])]
+    np.testing.assert_array_equal(np.concatenate(values), whole.T.ravel())
+    assert runs["size"] == list(whole.shape)
+    assert all(runs["counts"][1:])

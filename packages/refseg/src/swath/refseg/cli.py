@@ -186,12 +186,15 @@ def build(
 ) -> None:
     """Make images with sentences and masks from a data set of objects or class maps.
 
+    Stopped and given again, the command goes on where it stopped.
+
     Example: `swath refseg build nwpu-vhr10 --data vhr10 --split all --out sentences`
     """
+    from torch.utils.data import Subset
+
     from swath.core.data.catalogue import load_dataset
     from swath.core.data.scenes import OBJECT_CLASSES, SceneDataset
     from swath.core.errors import ConfigError
-    from swath.core.progress import track
     from swath.refseg.data import build as engine
 
     samples: Any
@@ -203,9 +206,10 @@ def build(
     else:
         samples = load_dataset(name, data, split)
         classes = samples.classes
-    count = min(limit, len(samples))
-    rows = track((samples[i] for i in range(count)), "building", count, "img")
-    report = engine.build(rows, classes, out, split=split, per_object=per_object, seed=seed)
+    chosen: Any = Subset(samples, range(min(limit, len(samples))))
+    report = engine.build(
+        chosen, classes, out, split=split, per_object=per_object, seed=seed, progress=True
+    )
     typer.echo(f"written  {out}: {report['triplets']} triplets")
     for kind, number in report["kinds"].items():
         typer.echo(f"{number:8d}  {kind}")
