@@ -333,6 +333,32 @@ BAD = {
     "unknown task": ({"task": "detektion"}, "did you mean 'detection'"),
     "empty sentence": ({"task": "referring", "text": "  "}, "sentence is empty"),
     "no sentence": ({"task": "referring"}, r"referring_seg: .*with text=.*--text"),
+    "several sentences": (
+        {"task": "referring", "text": ["a ship", "a plane"]},
+        r"text=\['a ship', 'a plane'\] isn't one sentence",
+    ),
+    "numbers for classes": ({"task": "detection", "classes": [1, 2]}, "classes: 1 is no name"),
+    "a number for classes": ({"task": "detection", "classes": 3}, "classes: 3 is no name"),
+    "areas that are none": (
+        {"task": "counting", "classes": ["ship"], "min_areas": 5},
+        "min_areas=5 must be a dict",
+    ),
+    "a text for a switch": (
+        {"task": "detection", "classes": ["ship"], "oriented": "no"},
+        "oriented='no' must be True or False",
+    ),
+    "half a sentence at once": (
+        {"task": "detection", "classes": ["ship"], "sentences_at_once": 0.5},
+        "sentences_at_once=0.5 must be a whole number",
+    ),
+    "a balance above 1": (
+        {"task": "multi_class_cls", "classes": ["ship"], "balance": 2},
+        "balance=2 must be in 0..1",
+    ),
+    "what is no option": (
+        {"task": "detection", "classes": ["ship"], "tokenizer": None},
+        "detection has no option 'tokenizer'",
+    ),
     "zero classes": ({"task": "counting", "classes": []}, "no class is named"),
     "an empty class": ({"task": "counting", "classes": ["ship", ""]}, "a comma too many"),
     "a class named twice": (
@@ -382,8 +408,11 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_questions_are_refused_in_one_line(predictor: RemoteSAMPredictor, case: str) -> None:
+def test_bad_questions_are_refused_in_one_line_before_anything_is_run(
+    predictor: RemoteSAMPredictor, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     arguments, message = BAD[case]
+    monkeypatch.setattr(predictor.model, "look", None)
     with pytest.raises(ConfigError, match=message) as caught:
         predictor.predict(picture(), **arguments)
     assert "\n" not in str(caught.value)
@@ -404,6 +433,8 @@ def test_odd_images_are_answered(predictor: RemoteSAMPredictor, shape: tuple[int
 def test_what_is_no_image_is_refused(predictor: RemoteSAMPredictor) -> None:
     with pytest.raises(RasterError, match="the image must be an array"):
         predictor.referring_seg(None, "the ship")
+    with pytest.raises(DataError, match=r"shape \(3, 70, 50\); \(H, W, C\) is expected"):
+        predictor.referring_seg(picture().transpose(2, 0, 1), "the ship")
 
 
 @pytest.mark.parametrize("shape", [(20_000, 30), (30, 20_000)])

@@ -451,6 +451,12 @@ EDGES = {
     "uint16": (constant(7, dtype="uint16"), "stored as uint16"),
     "float64": (constant(7, dtype="float64"), "stored as float64"),
     "none": (None, "must be an array"),
+    "ragged": ([[1.0], [1.0, 2.0]], "must be an array"),
+    "bands first": (
+        np.ones((3, 50, 40), np.float32),
+        r"shape \(3, 50, 40\); \(H, W, C\) is expected.* give array.transpose\(1, 2, 0\)",
+    ),
+    "a tensor, bands first": (torch.ones(3, 50, 40), r"shape \(3, 50, 40\); \(H, W, C\)"),
     "a folder": (Path(__file__).parent, "is a folder"),
     "missing": ("missing.tif", "doesn't exist"),
 }

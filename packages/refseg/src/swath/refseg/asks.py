@@ -11,8 +11,9 @@ for the next image.
 
 import copy
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from numbers import Integral, Real
 from tempfile import TemporaryFile
 from typing import IO, Any, ClassVar, Literal, Self, get_args
 from weakref import WeakKeyDictionary
@@ -119,10 +120,12 @@ class Ask(Task):
         """The task for this sentence.
 
         Raises:
-            ConfigError: If it is empty, or the task takes classes.
+            ConfigError: If it is empty or no text, or the task takes classes.
         """
         if self.takes == "classes":
             raise ConfigError(f"{self.name} takes class names, not a sentence; give classes")
+        if not isinstance(text, str):
+            raise ConfigError(f"text={text!r} isn't one sentence; give a str, and ask one by one")
         if not text.strip():
             raise ConfigError("the sentence is empty; say what to look for")
         return self._asking((text.strip(),), (text.strip(),))
@@ -137,14 +140,14 @@ class Ask(Task):
         """The task with other values for its attributes.
 
         Raises:
-            ConfigError: If it has no such option.
+            ConfigError: If it has no such option, or this holds values of another type.
         """
-        changed = copy.copy(self)
+        changed, usual = copy.copy(self), vars(type(self)(self.whole))
+        known = [name for name in usual if name not in _NO_OPTIONS]
         for name, value in options.items():
-            if name not in vars(self):
-                raise ConfigError(
-                    f"{self.name} has no option '{name}'{suggest(name, list(vars(self)))}"
-                )
+            if name not in known:
+                raise ConfigError(f"{self.name} has no option '{name}'{suggest(name, known)}")
+            _check_type(name, value, usual[name])
             setattr(changed, name, value)
         return changed
 
@@ -397,12 +400,18 @@ class MultiLabelClassification(Ask):
         super().__init__(whole)
         self.balance = 0.5
 
+    def check(self) -> None:
+        """See `Ask.check`."""
+        super().check()
+        if not 0 <= self.balance <= 1:
+            raise ConfigError(f"balance={self.balance} must be in 0..1")
+
     def answer(self, margins: Tensor, valid: NDArray[np.bool_], scene: Scene) -> Any:
         """See `Ask.answer`."""
         return PresentClasses(self.classes, _presence(margins, valid, self.balance))
 
 
-class MultiClassClassification(Ask):
+class MultiClassClassification(MultiLabelClassification):
     """Which one of several classes an image shows: `ChosenClass`.
 
     Attributes:
@@ -434,6 +443,11 @@ class Captioning(Detection):
     def __init__(self, whole: ReferringTask) -> None:
         super().__init__(whole)
         self.region_split, self.seed, self.official_when_empty = 9, 0, False
+
+    def check(self) -> None:
+        """See `Ask.check`."""
+        super().check()
+        captions.check_regions(self.region_split)
 
     def answer(self, margins: Tensor, valid: NDArray[np.bool_], scene: Scene) -> Any:
         """See `Ask.answer`."""
@@ -472,6 +486,22 @@ _MORE: dict[str, type[Ask]] = {"masks": IndependentMasks}
 
 SHORT = {"referring": "referring_seg", "semantic": "semantic_seg", "grounding": "visual_grounding"}
 """Other names for some of them."""
+
+
+_NO_OPTIONS = ("whole", "radiometry", "tokenizer", "input_size", "classes", "prompts")
+"""Attributes of a task that come from elsewhere."""
+
+_TYPES = ((bool, "True or False"), (Integral, "a whole number"), (Real, "a number"),
+          (Mapping, "a dict"), (str, "a text"))  # fmt: skip
+"""What an option may be whose usual value is such; a bool is an int too, so it comes first."""
+
+
+def _check_type(name: str, value: Any, usual: Any) -> None:
+    for kind, what in _TYPES:
+        if isinstance(usual, kind):
+            if not isinstance(value, kind):
+                raise ConfigError(f"{name}={value!r} must be {what}")
+            return
 
 
 def unchosen() -> ConfigError:

@@ -45,6 +45,16 @@ MANY = 5
 """From this number on, things are many."""
 
 
+def check_regions(regions: int) -> None:
+    """Refuse another number of regions than captions can name.
+
+    Raises:
+        ConfigError: If it is another.
+    """
+    if regions not in REGIONS:
+        raise ConfigError(f"region_split={regions} must be one of {', '.join(map(str, REGIONS))}")
+
+
 def caption(
     boxes: Mapping[str, Sequence[Sequence[float]]],
     height: int,
@@ -68,8 +78,7 @@ def caption(
     Raises:
         ConfigError: If ``regions`` is another number.
     """
-    if regions not in REGIONS:
-        raise ConfigError(f"region_split={regions} must be one of {', '.join(map(str, REGIONS))}")
+    check_regions(regions)
     present = {name: rows for name, rows in boxes.items() if len(rows)}
     if not present and not official_when_empty:
         return "It contains nothing that was looked for."

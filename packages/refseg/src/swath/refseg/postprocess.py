@@ -4,7 +4,7 @@ Official code: https://github.com/1e12Leon/RemoteSAM, `tasks/code/model.py` and 
 dossier section 3. Pure functions of arrays.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -243,11 +243,17 @@ def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
     """Class names without blanks around them.
 
     Raises:
-        ConfigError: If there are none, one is empty or named twice, or it is one text.
+        ConfigError: If there are none, one is empty, no text or named twice, or it is one text.
     """
     if isinstance(classes, str):
         raise ConfigError(f"classes='{classes}' is one text; give a list, classes=['{classes}']")
-    names = tuple(name.strip() for name in classes)
+    given = tuple(classes) if isinstance(classes, Iterable) else (classes,)
+    for name in given:
+        if not isinstance(name, str):
+            raise ConfigError(
+                f"classes: {name!r} is no name; give a list of names, classes=['airplane', 'ship']"
+            )
+    names = tuple(name.strip() for name in given)
     if not any(names):
         raise ConfigError("no class is named; give at least one, e.g. classes=['airplane']")
     if not all(names):

@@ -196,7 +196,7 @@ class RemoteSAMPredictor(Predictor):
             image,
             task="counting",
             classes=classes,
-            min_areas=dict(min_areas or {}),
+            min_areas=min_areas or {},
             use_epoc=use_epoc,
             epoc_threshold=epoc_threshold,
             **options,

@@ -17,7 +17,7 @@ from rasterio.windows import Window
 from torch import nn
 
 from swath.core.checkpoint.fetch import is_remote, locate
-from swath.core.errors import ConfigError, RasterError
+from swath.core.errors import ConfigError, DataError, RasterError
 from swath.core.geo.raster import GeoImage, RasterInfo, open_raster, plausible
 from swath.core.inference.results import RASTER_SUFFIXES, check_format
 from swath.core.inference.tiler import (
@@ -294,6 +294,8 @@ class Predictor:
             )
         radiometry = getattr(task, "radiometry", None)
         if radiometry is not None:
+            if len(bands) != len(radiometry.bands):
+                _check_axes(info)
             radiometry.check(info.dtype, len(bands), where=info.name)
         if target is not None and info.path is not None and _same(target, info.path):
             raise ConfigError(f"{target} is the image itself; give the result another name")
@@ -366,6 +368,16 @@ def _check_probabilities(task: Task, target: Path | None) -> None:
     if target is not None and target.suffix.lower() not in RASTER_SUFFIXES:
         raise ConfigError(
             f"{target}: probabilities are written beside a .tif only; name the result *.tif"
+        )
+
+
+def _check_axes(info: RasterInfo) -> None:
+    """Refuse an array whose bands come first: with more bands than rows it is hardly an image."""
+    if info.path is None and info.height < info.count:
+        shape = info.height, info.width, info.count
+        raise DataError(
+            f"the array has shape {shape}; (H, W, C) is expected, which makes this {shape[2]} "
+            "bands: if its bands come first, give array.transpose(1, 2, 0)"
         )
 
 
@@ -448,7 +460,12 @@ def open_image(image: Any) -> AbstractContextManager[Source]:
         return nullcontext(_ArraySource(image.array, image.valid, info))
     if getattr(image, "mode", None) == "P":  # of PIL, with a palette
         image = image.convert("RGB")
-    array = np.asarray(image)
+    try:
+        array = np.asarray(image)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors of a GPU
+        raise RasterError(
+            f"the image must be an array (H, W, C) of numbers, in the processor's memory: {error}"
+        ) from error
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim != 3 or 0 in array.shape or array.dtype.kind not in "uif":
