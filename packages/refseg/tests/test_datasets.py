@@ -14,6 +14,7 @@ from swath.core.cli import main
 from swath.core.data.catalogue import catalogue, load_dataset
 from swath.core.data.check import check_known
 from swath.core.data.preview import contact_sheet
+from swath.core.inference.predictor import Predictor
 from swath.refseg.data.refer import ReferDataset
 from swath.refseg.datasets import DATASETS
 from swath.refseg.predictor import RemoteSAMPredictor
@@ -270,6 +271,45 @@ def test_evaluations_take_the_set_of_the_paper(
     code, text = swath("refseg", "test", evaluation, "m", "--data", tmp_path, "--out", out)
     assert code == 0, text
     assert figure in json.loads(out.read_text())
+
+
+def test_options_of_a_task_are_set_on_the_command_line(
+    predictor: RemoteSAMPredictor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    swath: Callable[..., tuple[int, str]],
+) -> None:
+    def load(*_: object, task: str | None, **__: object) -> Predictor:
+        return predictor if task is None else predictor.for_task(task)
+
+    monkeypatch.setattr("swath.core.inference.predictor.load_model", load)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (70, 50, 3), np.uint8)).save(
+        image := tmp_path / "a.png"
+    )
+    start = ("predict", "m", image, "--classes", "ship,vehicle", "--task")
+    boxes, caption = tmp_path / "boxes.json", tmp_path / "caption.json"
+    code, text = swath(*start, "detection", "--set", "oriented=true", "--out", boxes)
+    assert code == 0, text
+    want = predictor.detection(image, ["ship", "vehicle"], oriented=True).save(tmp_path / "b.json")
+    assert boxes.read_text() == want.read_text()
+    settings = "--set", "region_split=4", "--set", "seed=3", "--set", "regions=tile"
+    code, text = swath(*start, "captioning", *settings, "--out", caption)
+    assert code == 0, text
+    want = predictor.captioning(
+        image, ["ship", "vehicle"], region_split=4, seed=3, regions="tile"
+    ).save(tmp_path / "c.json")
+    assert caption.read_text() == want.read_text()
+    for setting, message in (
+        ("orientd=true", "detection has no option 'orientd'; did you mean 'oriented'"),
+        ("oriented=yes", "oriented='yes' must be True or False"),
+        ("tile=64", "detection has no option 'tile'"),
+    ):
+        code, text = swath(*start, "detection", "--set", setting, "--out", tmp_path / "x.json")
+        assert code == 2
+        assert message in " ".join(text.split())
+    code, text = swath("predict", "m", image, "--set", "oriented=true")
+    assert code == 2
+    assert "choose a --task first" in " ".join(text.split())
 
 
 def test_a_submission_for_dota_is_written_of_its_unlabelled_patches(

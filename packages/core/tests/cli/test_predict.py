@@ -111,6 +111,8 @@ def test_several_images_go_to_a_folder_and_one_bad_one_stops_nothing(
         (["a.tif", "--classes", "tree"], "takes no vocabulary"),
         (["a.tif", "--background", "0.4"], "give classes too"),
         (["a.tif", "--tile", "64"], "tile=64 is too small"),
+        (["a.tif", "--set", "oriented=true"], "segmentation has nothing to set; leave --set out"),
+        (["a.tif", "--set", "oriented"], "'oriented': write it as name=value"),
         (["a.tif", "-o", "a.jpg"], "can't be saved as '.jpg'"),
         (["a.tif", "-o", "a.png", "--probabilities"], "written beside a .tif only"),
         (["a.tif", "-o", "b.tif", "--ending", ".png"], "leave --ending out, or give a folder"),

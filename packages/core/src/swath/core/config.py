@@ -435,6 +435,11 @@ def _parse(text: str, old: Any, hint: Any) -> Any:
     if is_text and not is_none:
         quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
         return text[1:-1] if quoted else text
+    return literal(text)
+
+
+def literal(text: str) -> Any:
+    """The Python literal that a text is (``1e-4``, ``true``, ``[1, 2]``), or the text itself."""
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
     try:

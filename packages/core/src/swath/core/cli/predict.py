@@ -83,6 +83,14 @@ def predict(
         str | None,
         typer.Option("--task", "--tasks", help="Which task, or tasks, for models that do several."),
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="How it answers, as name=value, for models that are asked in words: "
+            "`oriented=true`, `regions=tile`, `region_split=4`. Repeatable.",
+        ),
+    ] = None,
     bands: Annotated[
         str | None,
         typer.Option(help="Bands in the model's order, numbered from 1: `--bands 3,2,1`."),
@@ -159,6 +167,8 @@ def predict(
 
     `swath predict run/best.safetensors scene.tif --task counting --classes ship,vehicle`
 
+    `swath predict best.safetensors scene.tif --task detection --classes ship --set oriented=true`
+
     `swath predict run/best.safetensors scene.tif --out results/ --tasks cls det seg`
 
     `swath predict run/best.safetensors *.png --out Result/ --ending .png`
@@ -177,6 +187,7 @@ def predict(
         model, weights=weights, device=device, task=task, precision=cast("Precision", precision)
     )
     kind = predictor.task.kind
+    own = _settings(predictor, settings or [])
     if vector is not None:
         check_format(vector, kind)
     if save_cost_maps and not hasattr(predictor, "cost_maps"):
@@ -210,6 +221,7 @@ def predict(
         "background": _background(background),
         "text": text,
         "progress": not as_json,
+        **own,
     }
     reports, failures = [], []
     for image, target, maps in zip(images, targets, costs, strict=True):
@@ -254,6 +266,26 @@ def _check_yolo(targets: list[Path], kind: str) -> None:
         raise ConfigError(f"YOLO-OBB is for objects, not for {kind}; leave --yolo out")
     if any(path.suffix.lower() != ".txt" for path in targets):
         raise ConfigError(f"{targets[0]}: YOLO-OBB labels are .txt files; change the suffix")
+
+
+def _settings(predictor: "Predictor", assignments: list[str]) -> dict[str, Any]:
+    """Options of the task, of ``name=value`` each; one that it hasn't is refused."""
+    from swath.core.config import literal
+
+    settings = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--set '{assignment}': write it as name=value")
+        settings[name.strip()] = literal(text.strip())
+    if not settings:
+        return {}
+    task = predictor.task
+    if not hasattr(task, "with_options"):
+        advice = "choose a --task first" if hasattr(task, "select") else "leave --set out"
+        raise ConfigError(f"--set: {task.kind} has nothing to set; {advice}")
+    task.with_options(**settings)
+    return settings
 
 
 def _background(text: str | None) -> float | list[str] | None:
