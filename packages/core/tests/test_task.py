@@ -1,8 +1,11 @@
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
 from swath.core.errors import ConfigError
-from swath.core.task import pick_device, to_device
+from swath.core.task import pick_device, predict_command, to_device
 
 
 def test_an_absent_device_is_refused_in_one_line() -> None:
@@ -25,3 +28,14 @@ def test_tensors_move_wherever_they_are_and_all_else_stays() -> None:
     assert moved["meta"] == [{"id": "a"}]
     assert moved["progress"] == 0.5
     assert not batch["image"].is_meta
+
+
+def test_the_command_that_asks_a_model_can_be_typed() -> None:
+    task: Any = SimpleNamespace(asked_with=("--task", "grounding", "--text", "the red ship"))
+    typed = predict_command(task, "my runs/best.safetensors", "IMAGE", "-o", "a.tif")
+    assert typed == (
+        "swath predict 'my runs/best.safetensors' IMAGE -o a.tif "
+        "--task grounding --text 'the red ship'"
+    )
+    plain: Any = SimpleNamespace()
+    assert predict_command(plain, "m.safetensors", "IMAGE") == "swath predict m.safetensors IMAGE"

@@ -17,6 +17,7 @@ from swath.core.inference.protocols import EvaluationMode
 from swath.core.sample import Sample
 from swath.core.segmentation import SegmentationTask
 from swath.core.spec import Spec
+from swath.core.task import predict_command
 from swath.moe.models.mdf import MDFSegmenter
 from swath.moe.task import MultiDatasetSegmentationTask
 
@@ -180,3 +181,8 @@ def test_mistakes_are_named(tiny: TrainConfig) -> None:
     wrong = MultiDatasetSegmentationTask({**task.tasks, "fields": task.tasks["roofs"]})
     with pytest.raises(ConfigError, match="scores 3 classes, the task has 2"):
         wrong.losses(tiny.model.build(), wrong.collate([replace(sample, targets=roof)]))
+
+
+def test_the_command_that_is_suggested_names_a_task(tiny: TrainConfig) -> None:
+    command = predict_command(tiny.task.build(), "best.safetensors", "IMAGE")
+    assert command == "swath predict best.safetensors IMAGE --task fields"

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,12 @@ import torch
 from PIL import Image
 
 from swath.core import zoo
-from swath.core.checkpoint.store import save_model
+from swath.core.checkpoint.store import load_task, save_model
 from swath.core.cli import main
 from swath.core.errors import CheckpointError
 from swath.core.inference.predictor import load_model
 from swath.core.spec import Spec
+from swath.core.task import predict_command
 from swath.refseg.cards import CARDS
 from swath.refseg.data.scenes import VOCABULARY
 from swath.refseg.models.remotesam import RemoteSAM
@@ -146,3 +148,11 @@ def test_a_model_that_is_not_told_its_task_lists_them(
 ) -> None:
     assert swath(monkeypatch, "predict", checkpoint, picture) == 2
     assert "choose one of referring_seg" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_command_that_is_suggested_runs(
+    checkpoint: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = predict_command(load_task(checkpoint), checkpoint, str(picture))
+    assert swath(monkeypatch, *shlex.split(command)[1:], "--device", "cpu") == 0
+    assert picture.with_name("a_mask.tif").exists()

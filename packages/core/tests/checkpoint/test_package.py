@@ -44,6 +44,7 @@ def test_a_package_holds_what_its_user_needs_and_loads(run: Path) -> None:
     assert load_model(folder / "model.safetensors", device="cpu").task.classes == ("other", "roof")
     card = (folder / "README.md").read_text()
     facts = ["license: apache-2.0", "# Roofs", "other, roof", "B4, B8, uint16", "10.0 m"]
+    facts += ["swath predict model.safetensors scene.tif\n"]
     facts += ["Ten tiles (CC-BY-4.0)", "40 steps, seed 3", "| mIoU | 0.7500 |", "| credit | us |"]
     for fact in facts:
         assert fact in card

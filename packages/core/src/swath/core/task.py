@@ -5,8 +5,10 @@ judge a model for one kind of target. The engine trains any ``(model, task)`` pa
 one over any scene; neither knows a paradigm.
 """
 
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, Self
 
 import torch
@@ -56,6 +58,7 @@ class Task(ABC):
     ``radiometry``                  What numbers an image holds, a `Radiometry`.
     ``gsd_m``                       Ground sampling distance that it was made for, in metres.
     ``palette``                     An RGB colour of each class, 0 to 255.
+    ``asked_with``                  What `swath predict` needs, such as ``("--task", "urban")``.
     ``ignore_index``                Label of pixels that neither train nor count; else 255.
     ==============================  ==============================================================
 
@@ -112,6 +115,18 @@ class Task(ABC):
             `swath.core.viz.page.Section` of each further card.
         """
         return ()
+
+
+def predict_command(task: Task, checkpoint: str | Path, *rest: str) -> str:
+    """The command that asks a model with this task, as it can be typed.
+
+    Args:
+        task: What the model was trained for; its ``asked_with`` goes in.
+        checkpoint: The model's file.
+        *rest: The image, and further options.
+    """
+    asked_with = getattr(task, "asked_with", ())
+    return shlex.join(["swath", "predict", str(checkpoint), *rest, *asked_with])
 
 
 def labels_of(batch: Mapping[str, Any], name: str) -> Any:

@@ -48,6 +48,7 @@ class MultiDatasetTask(Task, Generic[S]):
     Attributes:
         classes: ``"<task>/<class>"`` of all tasks, one after the other.
         palette: A colour for each of these.
+        asked_with: One of the tasks, as an example.
 
     Raises:
         ConfigError: If ``weights`` or ``loss_from`` name an unknown task or are out of range.
@@ -60,6 +61,7 @@ class MultiDatasetTask(Task, Generic[S]):
         loss_from: Mapping[str, float] | None = None,
     ) -> None:
         self.tasks: dict[str, S] = dict(tasks)
+        self.asked_with = ("--task", next(iter(self.tasks), ""))
         self.weights, self.loss_from = dict(weights or {}), dict(loss_from or {})
         self.classes = tuple(f"{name}/{c}" for name, task in tasks.items() for c in task.classes)
         self.palette = tuple(colour for task in tasks.values() for colour in task.palette)

@@ -58,6 +58,7 @@ class ReferringTask(Task):
     score = "oIoU"
     classes = ("background", "object")
     predictor = "swath.refseg.predictor:RemoteSAMPredictor"
+    asked_with = ("--task", "referring_seg", "--text", "the largest building")
 
     def __init__(
         self,

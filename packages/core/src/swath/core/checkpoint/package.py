@@ -20,13 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from swath.core.checkpoint.fetch import offline
-from swath.core.checkpoint.store import describe
+from swath.core.checkpoint.store import describe, load_task
 from swath.core.checkpoint.store import verify as verify_checkpoint
-from swath.core.errors import CheckpointError, MissingDependencyError
+from swath.core.errors import CheckpointError, MissingDependencyError, SwathError
 from swath.core.files import sha256
+from swath.core.task import predict_command
 
 SUMS = "SHA256SUMS"
 _HUB_LICENCES = {"apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-sa-4.0", "cc0-1.0"}
+_USE = "swath predict model.safetensors scene.tif"
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
@@ -63,7 +65,7 @@ def pack(run_dir: str | Path, out: str | Path | None = None, *, last: bool = Fal
         figures = _figures(run / "validation.json", description["training"].get("step"))
         if figures:
             shutil.copyfile(run / "validation.json", temporary / "metrics.json")
-        card = render_card(description, figures)
+        card = render_card(description, figures, _command(weights))
         (temporary / "README.md").write_text(card, encoding="utf-8")
         sums = "".join(f"{sha256(path)}  {path.name}\n" for path in sorted(temporary.iterdir()))
         (temporary / SUMS).write_text(sums, encoding="utf-8")
@@ -138,12 +140,15 @@ def upload(folder: str | Path, repo: str, *, private: bool = False) -> str:
         raise CheckpointError(f"{repo}: the Hub refuses it ({reason})") from error
 
 
-def render_card(description: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
+def render_card(
+    description: Mapping[str, Any], figures: Mapping[str, Any], command: str = _USE
+) -> str:
     """The model card, Markdown with the Hub's front matter.
 
     Args:
         description: What `checkpoint.store.describe` gives.
         figures: Of the validation; may be empty.
+        command: How the model is asked.
     """
     card, training = description["card"], description["training"]
     task = description["task"]
@@ -167,9 +172,16 @@ def render_card(description: Mapping[str, Any], figures: Mapping[str, Any]) -> s
     if numbers:
         lines += ["", "## Validation", "", "| figure | value |", "| --- | --- |"]
         lines += [f"| {name} | {value:.4f} |" for name, value in numbers.items()]
-    command = "swath predict model.safetensors scene.tif -o result.tif"
     lines += ["", "## Use", "", "```", command, "```"]
     return "\n".join(lines) + "\n"
+
+
+def _command(weights: Path) -> str:
+    """How a packed model is asked."""
+    try:
+        return predict_command(load_task(weights), "model.safetensors", "scene.tif")
+    except SwathError:  # a task of the user's own can't be built by the file alone
+        return _USE
 
 
 def _front_matter(licence: str) -> str:

@@ -131,13 +131,35 @@ def load_pair(
     path = Path(path)
     description = describe(path)
     verify(path)
+    model, task = _built(path, description, "model", "task")
+    if not isinstance(model, nn.Module) or not isinstance(task, Task):
+        raise CheckpointError(f"{path}: describes no model with a task; save it with save_model")
+    load_strict(model, load_safetensors(path), where=str(path))
+    return model.to(device).eval(), task, description
+
+
+def load_task(path: str | Path) -> Task:
+    """The task of one of our checkpoints, without its model.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged, bare weights, or of a newer format.
+        UnsafeCheckpointError: If it asks for anything but a task of ours.
+    """
+    path = Path(path)
+    (task,) = _built(path, describe(path), "task")
+    if not isinstance(task, Task):
+        raise CheckpointError(f"{path}: describes no task; save it with save_model")
+    return task
+
+
+def _built(path: Path, description: Mapping[str, Any], *names: str) -> list[Any]:
+    """What a description says of the model, or the task, built if that is harmless."""
     try:
-        specs = {name: from_data(description[name]) for name in ("model", "task")}
-        for spec in specs.values():
+        specs = [from_data(description[name]) for name in names]
+        for spec in specs:
             _check_harmless(spec, path)
         # the file brings the weights: none are read, or fetched, because it names others
-        model = _changed(specs["model"], _without_weights).build()
-        task = _changed(specs["task"], _without_weights).build()
+        return [_changed(spec, _without_weights).build() for spec in specs]
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from error
     except (KeyError, AttributeError, TypeError, ValueError) as error:
@@ -145,10 +167,6 @@ def load_pair(
             f"{path}: its description doesn't fit this version of swath "
             f"({type(error).__name__}: {error})"
         ) from error
-    if not isinstance(model, nn.Module) or not isinstance(task, Task):
-        raise CheckpointError(f"{path}: describes no model with a task; save it with save_model")
-    load_strict(model, load_safetensors(path), where=str(path))
-    return model.to(device).eval(), task, description
 
 
 def describe(path: str | Path) -> dict[str, Any]:

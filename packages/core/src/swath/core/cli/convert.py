@@ -30,6 +30,8 @@ def convert(
     Example: `swath convert vit_b_s4p_upernet.pth --model s4p-vit-b -o s4p_b.safetensors`
     """
     from swath.core import zoo
+    from swath.core.checkpoint.store import load_task
+    from swath.core.task import predict_command
 
     names = None if classes is None else tuple(class_names(classes))
     counts = zoo.convert(official, model, out, names)
@@ -38,5 +40,5 @@ def convert(
     else:
         typer.echo(
             f"{out}: {counts['tensors']} tensors, {counts['parameters']:,} parameters, all of "
-            f"{model}\nNext: swath predict {out} IMAGE -o mask.tif"
+            f"{model}\nNext: {predict_command(load_task(out), out, 'IMAGE')}"
         )

@@ -44,7 +44,7 @@ def models(
     Console().print(table)
     for plugin, error in zoo.problems().items():
         Console(stderr=True).print(f"plugin '{plugin}' is broken: {error}", markup=False)
-    typer.echo("\nNext: swath models NAME; swath predict NAME IMAGE -o mask.tif")
+    typer.echo("\nNext: swath models NAME; swath predict NAME IMAGE")
 
 
 def _details(card: Any) -> dict[str, Any]:

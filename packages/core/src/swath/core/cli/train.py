@@ -1,6 +1,7 @@
 """``swath train``."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -87,9 +88,10 @@ def train(
         return
     console = Console(soft_wrap=True, highlight=False)
     if summary.interrupted:
+        again = ["swath", "train", config, "--run-dir", str(folder), "--resume"]
         console.print(
             f"stopped at step {summary.step} of {summary.iterations}, everything is saved; "
-            f"continue with: swath train {config} --run-dir {folder} --resume",
+            f"continue with: {shlex.join(again)}",
             markup=False,
         )
         raise typer.Exit(130)
@@ -106,6 +108,8 @@ def default_run_dir(config: str, smoke: bool) -> Path:
 
 
 def _finish(summary: "RunSummary", config: "TrainConfig", name: str, console: Console) -> None:
+    from swath.core.task import predict_command
+
     best = summary.best_checkpoint
     if summary.best is None:
         figures = "not validated"
@@ -116,9 +120,9 @@ def _finish(summary: "RunSummary", config: "TrainConfig", name: str, console: Co
     report = _report(summary, config)
     if report is not None:
         console.print(f"report      {report}", markup=False)
+    console.print(f"next        {shlex.join(['swath', 'test', name, str(best)])}", markup=False)
     console.print(
-        f"next        swath test {name} {best}\n            swath predict {best} IMAGE",
-        markup=False,
+        f"            {predict_command(config.task.build(), best, 'IMAGE')}", markup=False
     )
 
 

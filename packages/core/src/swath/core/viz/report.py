@@ -14,7 +14,7 @@ from torch import nn
 from swath.core.config import TrainConfig, load_config
 from swath.core.palette import Colour, default_palette
 from swath.core.sample import Sample
-from swath.core.task import Task, to_device
+from swath.core.task import Task, predict_command, to_device
 from swath.core.viz import page
 from swath.core.viz.figures import confusion, training_curves
 from swath.core.viz.overlay import difference, display_rgb
@@ -240,8 +240,9 @@ def _default_commands(folder: Path, task: Task) -> dict[str, str]:
     if not best.exists():  # a run without validation
         best = folder / "last.safetensors"
     if task.kind != "segmentation":
-        return {"Try it on a GeoTIFF of your own": f"swath predict {best} scene.tif"}
+        return {"Try it on a GeoTIFF of your own": predict_command(task, best, "scene.tif")}
+    asked = predict_command(task, best, "scene.tif", "--out", "mask.tif")
     return {
-        "Segment a GeoTIFF of your own": f"swath predict {best} scene.tif --out mask.tif",
+        "Segment a GeoTIFF of your own": asked,
         "Turn the mask into polygons": "swath vectorise mask.tif --out mask.gpkg",
     }
