@@ -24,7 +24,21 @@ def test_lines_come_at_intervals_with_figures_and_the_time_left(
             bar.advance(loss=0.5)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "training: 50/100 it, 1 it/s, 50 s left  loss 0.5"
-    assert len(lines) == 4
+    assert len(lines) == 3
+
+
+@pytest.mark.parametrize("total", [20, None])
+def test_the_last_line_comes_once(
+    total: int | None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with Bar("reading", total) as bar:
+        for _ in range(20):
+            now[0] += 1
+            bar.advance()
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[1].split("/")[0] for line in lines] == ["10", "20"]
 
 
 def test_a_status_stands_until_the_next_unit(capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,6 +43,7 @@ class Bar:
         self.description, self.total, self.unit, self.enabled = description, total, unit, enabled
         self.done = self._before = start
         self._figures = self._status = ""
+        self._printed = start, ""
         self._console = Console(stderr=True)
         self._live = enabled and self._console.is_terminal
 
@@ -83,7 +84,9 @@ class Bar:
         if self._live:
             shown = f"{self.rate:.3g} {self.unit}/s  {self._status or self._figures}"
             self._progress.update(self._task, advance=amount, figures=shown)
-        elif time.monotonic() - self._last_line >= _LINE_EVERY_S:
+            return
+        ended = self.done == self.total and not self._status  # the last line comes at the end
+        if not ended and time.monotonic() - self._last_line >= _LINE_EVERY_S:
             self._line()
 
     def note(self, text: str) -> None:
@@ -98,6 +101,7 @@ class Bar:
 
     def _line(self) -> None:
         self._last_line = time.monotonic()
+        self._printed = self.done, self._status or self._figures
         total = f"/{self.total}" if self.total else ""
         left = (self.total or 0) - self.done
         eta = f", {left / self.rate:.0f} s left" if self.total and self.rate > 0 else ""
@@ -117,7 +121,7 @@ class Bar:
         self._status = ""
         if self._live:
             self._progress.stop()
-        elif self.enabled and self.done > self._before:
+        elif self.enabled and self._printed != (self.done, self._figures):
             self._line()
 
 
