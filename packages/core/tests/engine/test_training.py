@@ -21,7 +21,13 @@ from swath.core.engine import smoke, train
 from swath.core.engine.checkpointing import RunFolder
 from swath.core.engine.pieces import sgd_poly
 from swath.core.engine.runner import ClippingOptimizer
-from swath.core.errors import ConfigError, DataError, SwathError, TrainingError
+from swath.core.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    SwathError,
+    TrainingError,
+)
 from swath.core.models.unet import UNet
 from swath.core.segmentation import SegmentationTask
 from swath.core.spec import Spec
@@ -389,6 +395,25 @@ def test_pieces_of_the_wrong_kind_are_named(toy: Toy, tmp_path: Path) -> None:
         train(toy(model=Spec(SegmentationTask, classes=["a"])), tmp_path, progress=False)
     with pytest.raises(SwathError, match="device 'warp:3' can't be used here"):
         train(toy(), tmp_path, device="warp:3", progress=False)
+
+
+def never_built(**kwargs: object) -> None:
+    raise AssertionError("a model was built for nothing")
+
+
+@pytest.mark.parametrize(
+    ("key", "changes"),
+    [
+        ("model.weights.clip", {"model": Spec(never_built, weights={"clip": "gone/clip.pt"})}),
+        ("init_from", {"model": Spec(never_built), "init_from": "gone/clip.pt"}),
+    ],
+)
+def test_weights_that_are_not_there_are_named_before_the_model_is_built(
+    toy: Toy, tmp_path: Path, key: str, changes: Any
+) -> None:
+    with pytest.raises(CheckpointError, match=rf"^{key}=gone/clip.pt: no such file; .*--set {key}"):
+        train(toy(**changes), tmp_path, progress=False)
+    assert not (tmp_path / "config.json").exists()
 
 
 def test_weights_to_start_from_are_reported_tensor_by_tensor(

@@ -32,7 +32,8 @@ _TIMEOUT_S = 30
 _HUB = re.compile(
     r"hf://(?P<repo>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[\w./-]+?))?(?:/(?P<file>[^@]+))?"
 )
-_WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".pkl")
+WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".pkl")
+"""Suffixes of files that hold weights."""
 
 
 def locate(source: str | Path) -> Path:
@@ -188,7 +189,7 @@ def _only_weights(hub: Any, repo: str, revision: str | None, text: str) -> str:
         names = [str(path.relative_to(cached)) for path in cached.rglob("*") if path.is_file()]
     else:
         names = hub.list_repo_files(repo, revision=revision)
-    for suffix in _WEIGHTS:
+    for suffix in WEIGHTS:
         fitting = sorted(name for name in names if name.endswith(suffix))
         if len(fitting) == 1:
             return fitting[0]
@@ -196,4 +197,4 @@ def _only_weights(hub: Any, repo: str, revision: str | None, text: str) -> str:
             raise CheckpointError(
                 f"{text}: holds several weights files; name one, e.g. {text}/{fitting[0]}"
             )
-    raise CheckpointError(f"{text}: holds no weights file ({', '.join(_WEIGHTS)})")
+    raise CheckpointError(f"{text}: holds no weights file ({', '.join(WEIGHTS)})")

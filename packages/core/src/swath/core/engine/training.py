@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.utils.data import IterableDataset
 
-from swath.core.checkpoint.fetch import locate
+from swath.core.checkpoint.fetch import WEIGHTS, is_remote, locate
 from swath.core.checkpoint.safe import load_file
 from swath.core.config import TrainConfig
 from swath.core.engine import distributed
@@ -153,6 +153,7 @@ def _train(
     # the runner and its hooks import mmengine, which is slow: a mistake in the config shows first
     if world.main:
         _check_folder(folder, config, resume, overwrite)
+        _check_weights(config, resume and bool(folder.steps()))
     distributed.wait_for_all(world)
     resume = resume and bool(folder.steps())  # without a checkpoint the run begins
     seed_everything(config.seed)
@@ -367,6 +368,28 @@ def _check_folder(folder: RunFolder, config: TrainConfig, resume: bool, overwrit
         )
     elif folder.config.exists():
         _check_same(folder, config)
+
+
+def _check_weights(config: TrainConfig, resume: bool) -> None:
+    """Refuse files of weights that aren't there before a large model is built to take them."""
+    files = {k: v for k, v in _texts("model", config.model) if v.endswith(WEIGHTS)}
+    if config.init_from and not resume:
+        files["init_from"] = config.init_from
+    for key, file in files.items():
+        if not is_remote(file) and not locate(file).exists():
+            raise CheckpointError(
+                f"{key}={file}: no such file; `swath configs NAME` says what a recipe begins with, "
+                f"or give another (--set {key}=FILE)"
+            )
+
+
+def _texts(key: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Texts inside of a spec by their keys, as ``--set`` has them."""
+    if isinstance(value, Spec | Mapping):
+        for name in value:
+            yield from _texts(f"{key}.{name}", value[name])
+    elif isinstance(value, str):
+        yield key, value
 
 
 def _check_foreign(folder: RunFolder) -> None:
