@@ -69,7 +69,7 @@ def test_data_sets_by_name_need_the_classes_of_the_model(model: UNet, tmp_path: 
     assert list(table) == ["whu-building", "mean"]
     assert table["whu-building"]["images"] == 1
     assert table["mean"]["mIoU"] == table["whu-building"]["mIoU"]
-    with pytest.raises(ConfigError, match=r"whu-building has other classes .background, building"):
+    with pytest.raises(ConfigError, match=r"whu-building has other classes .* 2 for \d+ \(0: "):
         evaluate_on(model, TASK, ["whu-building"], tmp_path, progress=False)
     with pytest.raises(DataError, match="no data set is called 'whu'"):
         evaluate_on(model, TASK, ["whu"], tmp_path, progress=False)

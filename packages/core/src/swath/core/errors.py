@@ -4,6 +4,9 @@ Every one of them is reported as a single line that says what is wrong, where, a
 `swath` command turns it into exit code 2. Anything else that escapes is a bug of ours (code 1).
 """
 
+from collections.abc import Sequence
+from itertools import zip_longest
+
 
 class SwathError(Exception):
     """Base of all errors that the user can fix.
@@ -60,4 +63,29 @@ def suggest(name: str, known: list[str] | tuple[str, ...]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if near:
         return f"; did you mean '{near[0]}'?"
-    return "; known: " + ", ".join(sorted(known)) if known else ""
+    return f"; known: {shortened(sorted(known))}" if known else ""
+
+
+def shortened(names: Sequence[str], most: int = 20) -> str:
+    """Names with commas between; of a long list the first, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def differing(here: Sequence[str], there: Sequence[str], most: int = 3) -> str:
+    """How two lists of names differ, for an error message.
+
+    Args:
+        here: Names in index order.
+        there: Those that they should be, or be equal to.
+        most: How many of the differences are told.
+
+    Returns:
+        Such as ``"16 for 15 (0: 'background' for 'ship', 1: 'ship' for 'plane' and 14 more)"``.
+    """
+    pairs = [
+        f"{i}: {a!r} for {b!r}" if a and b else f"{i}: {a!r} is too many" if a else f"{i}: no {b!r}"
+        for i, (a, b) in enumerate(zip_longest(here, there))
+        if a != b
+    ]
+    return f"{len(here)} for {len(there)} ({shortened(pairs, most)})"

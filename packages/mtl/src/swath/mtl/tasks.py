@@ -22,7 +22,7 @@ from torchvision.transforms import v2
 
 from swath.core.data.radiometry import Radiometry
 from swath.core.detection.task import DetectionTask
-from swath.core.errors import ConfigError, DataError
+from swath.core.errors import ConfigError, DataError, shortened
 from swath.core.inference.answers import ClassificationResult
 from swath.core.inference.tiler import Scene, TilePrediction, average_scores
 from swath.core.metrics.classification import ClassificationMetrics
@@ -74,7 +74,7 @@ class HeadTask(Task):
         if known != len(self.classes):
             raise ConfigError(
                 f"the head '{self.head}' knows {known} classes, the task has {len(self.classes)} "
-                f"({', '.join(self.classes[:8])}); make them agree"
+                f"({shortened(self.classes)}); make them agree"
             )
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -302,7 +302,7 @@ class MaskTask(HeadTask, SegmentationTask):
         if tuple(unjudged) != self.classes[self.judged :]:
             raise ConfigError(
                 f"task.unjudged={list(unjudged)} must be the last of the classes "
-                f"({', '.join(self.classes)})"
+                f"(the last is '{self.classes[-1]}')"
             )
 
     def check_head(self, head: nn.Module) -> None:

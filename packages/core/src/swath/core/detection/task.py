@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torchvision.tv_tensors import BoundingBoxes
 
 from swath.core.data.radiometry import Radiometry
-from swath.core.errors import ConfigError, DataError
+from swath.core.errors import ConfigError, DataError, shortened
 from swath.core.metrics.detection import DetectionMetrics, Protocol
 from swath.core.palette import default_palette
 from swath.core.sample import Sample
@@ -121,7 +121,7 @@ class DetectionTask(Task):
         if len(strange):
             raise DataError(
                 f"{where}: holds label {int(strange[0])}, but there are {len(self.classes)} "
-                f"classes ({', '.join(self.classes)}); map the labels with the data set's protocol"
+                f"classes ({shortened(self.classes)}); map the labels with the data set's protocol"
             )
         return boxes, labels, difficult
 

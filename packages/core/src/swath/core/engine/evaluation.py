@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from swath.core.engine.distributed import World, gather
-from swath.core.errors import ConfigError, DataError
+from swath.core.errors import ConfigError, DataError, differing
 from swath.core.precision import Precision, autocast
 from swath.core.progress import Bar
 from swath.core.task import Metrics, Task, pick_device, to_device
@@ -132,8 +132,8 @@ def evaluate_on(
             judged.append((name, data, task))
         else:
             raise ConfigError(
-                f"{name} has other classes ({', '.join(data.classes)}) than the model "
-                f"({', '.join(task.classes)}), which knows no others; leave it out"
+                f"{name} has other classes than the model, which knows no others: "
+                f"{differing(data.classes, task.classes)}; leave it out"
             )
     table = {
         name: {**evaluate(model, adapted, data, **options), "images": len(data)}

@@ -17,7 +17,7 @@ from rasterio.windows import Window
 from torch import nn
 
 from swath.core.checkpoint.fetch import is_remote, locate
-from swath.core.errors import ConfigError, DataError, RasterError
+from swath.core.errors import ConfigError, DataError, RasterError, shortened
 from swath.core.geo.raster import GeoImage, RasterInfo, open_raster, plausible
 from swath.core.inference.results import RASTER_SUFFIXES, check_format
 from swath.core.inference.tiler import (
@@ -266,7 +266,7 @@ class Predictor:
             if not hasattr(task, "with_classes"):
                 raise ConfigError(
                     "this model knows fixed classes and takes no vocabulary: "
-                    f"{', '.join(task.classes)}; leave classes out"
+                    f"{shortened(task.classes)}; leave classes out"
                 )
             options = {} if background is None else {"background": background}
             if options and "background" not in inspect.signature(task.with_classes).parameters:
