@@ -17,7 +17,7 @@ from rasterio.windows import Window
 from swath.core.errors import ConfigError, RasterError
 from swath.core.geo import vectorise as module
 from swath.core.geo.raster import RasterInfo, RasterWriter
-from swath.core.geo.vectorise import to_geodataframe, vectorise
+from swath.core.geo.vectorise import cut_at_date_line, to_geodataframe, vectorise
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
@@ -128,12 +128,44 @@ def test_polygons_across_the_date_line_are_cut(tmp_path: Path) -> None:
     mask = np.ones((40, 40), np.uint8)
     crs = CRS.from_epsg(32660)  # 180 degrees east is at about 834 km at the equator
     path = write(tmp_path / "m.tif", mask, Affine(500, 0, 823_978, 0, -500, 10_000), crs)
-    assert vectorise(path, tmp_path / "m.geojson") == 2
+    assert vectorise(path, tmp_path / "m.geojson") == 1
     table = gpd.read_file(tmp_path / "m.geojson")
+    assert table.area_m2.iloc[0] == pytest.approx(20_000**2, rel=5e-3)
+    assert table.geom_type.tolist() == ["MultiPolygon"]  # RFC 7946, 3.1.9
+    table = table.explode()
     widths = table.bounds.maxx - table.bounds.minx
     assert (widths < 1).all()
     assert set(np.sign(table.bounds.minx)) == {-1, 1}
     assert table.to_crs(8857).area.sum() == pytest.approx(20_000**2, rel=5e-3)
+
+
+def test_longitudes_beyond_the_date_line_come_back_and_a_map_of_the_globe_stays_whole(
+    tmp_path: Path,
+) -> None:
+    square = shapely.box(179, -1, 182, 1)
+    parts = sorted(cut_at_date_line(square).geoms, key=lambda part: part.bounds)
+    assert [part.bounds for part in parts] == [(-180, -1, -178, 1), (179, -1, 180, 1)]
+    assert cut_at_date_line(shapely.box(181, -1, 182, 1)).bounds == (-179, -1, -178, 1)
+    ring = [(179, 0), (-178, 0), (-178, 3), (179, 3)]  # as a transform gives it, with a hole
+    hole = [(-179.5, 1), (-179, 1), (-179, 2), (-179.5, 2)]
+    assert cut_at_date_line(shapely.Polygon(ring, [hole])).area == pytest.approx(3 * 3 - 0.5)
+
+    globe = write(
+        tmp_path / "m.tif", np.ones((18, 36), np.uint8), Affine(10, 0, -180, 0, -10, 90),
+        CRS.from_epsg(4326),
+    )  # fmt: skip
+    vectorise(globe, tmp_path / "m.geojson")
+    (whole,) = gpd.read_file(tmp_path / "m.geojson").geometry
+    assert whole.area == 360 * 180
+
+
+def test_a_crs_without_a_transform_places_nothing(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.tif", np.ones((4, 4), np.uint8), Affine.identity(), UTM)
+    for out in (tmp_path / "m.gpkg", tmp_path / "m.geojson"):
+        with pytest.warns(UserWarning, match=r"m\.tif has a CRS, but no transform"):
+            vectorise(path, out)
+        assert gpd.read_file(out).total_bounds.tolist() == [0, 0, 4, 4]
+    assert gpd.read_file(tmp_path / "m.gpkg").crs is None
 
 
 def test_area_is_that_of_the_ground_in_web_mercator(tmp_path: Path) -> None:

@@ -47,6 +47,28 @@ def test_polygons_lie_where_the_objects_are(tmp_path: Path, suffix: str, epsg: i
     np.testing.assert_allclose(placed.centroid.y, [5e6 - 20, 5e6 - 25], atol=1e-3)
 
 
+def test_across_the_date_line_an_object_has_two_parts(tmp_path: Path) -> None:
+    found = result([[100, 50, 40, 20, 0]])
+    edge = Affine(0.01, 0, 179, 0, -0.01, 10)
+    found.info = dataclasses.replace(PLACE, crs=CRS.from_epsg(4326), transform=edge)
+    table = gpd.read_file(found.save(tmp_path / "o.geojson"))
+    assert len(table) == 1
+    assert sorted(part.bounds for part in table.geometry.iloc[0].geoms) == [
+        pytest.approx((-180, 9.4, -179.8, 9.6)),
+        pytest.approx((179.8, 9.4, 180, 9.6)),
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".geojson"])
+def test_a_crs_without_a_transform_places_nothing(tmp_path: Path, suffix: str) -> None:
+    found = result([[50, 40, 20, 10, 0]])
+    found.info = dataclasses.replace(PLACE, transform=Affine.identity())
+    assert found.to_gdf().crs is None
+    table = gpd.read_file(found.save(tmp_path / f"o{suffix}"))
+    assert table.total_bounds.tolist() == [40, 35, 60, 45]
+    assert "a.tif has a CRS, but no transform" in str(found.info.note)
+
+
 def test_in_a_local_crs_geojson_keeps_its_coordinates_and_says_so(tmp_path: Path) -> None:
     site = CRS.from_wkt('LOCAL_CS["site",UNIT["metre",1]]')
     found = result([[50, 40, 20, 10, 0]])

@@ -90,8 +90,12 @@ class RasterInfo:
     @property
     def has_georeference(self) -> bool:
         """True if pixels have a place on earth through the transform or through GCPs."""
-        by_transform = self.crs is not None and self.transform != Affine.identity()
-        return by_transform or bool(self.gcps and self.gcp_crs is not None)
+        return self.placed or bool(self.gcps and self.gcp_crs is not None)
+
+    @property
+    def placed(self) -> bool:
+        """True if CRS and transform say where pixels lie; a CRS alone doesn't."""
+        return self.crs is not None and self.transform != Affine.identity()
 
     @property
     def image_bands(self) -> tuple[int, ...]:
@@ -110,7 +114,7 @@ class RasterInfo:
         The root of the ground area of the pixel at the centre, on a sphere of radius 6371 km: true
         also in degrees and in web Mercator, whose metres aren't.
         """
-        if self.crs is None or self.transform == Affine.identity():
+        if not self.placed:
             return None
         row, column = self.height / 2, self.width / 2
         rows, columns = [row, row, row + 1], [column, column + 1, column]
@@ -129,7 +133,7 @@ class RasterInfo:
     @property
     def note(self) -> str | None:
         """What a user should know about the georeference, one line, or None if it is complete."""
-        if self.crs is not None and self.transform != Affine.identity():
+        if self.placed:
             return None
         if self.gcps:
             return (
@@ -141,6 +145,11 @@ class RasterInfo:
             return (
                 f"{self.name} doesn't say which CRS its coordinates are in: results have the same, "
                 "and no CRS either; assign it (gdal_edit.py -a_srs ...) to have them on a map"
+            )
+        if self.crs is not None:
+            return (
+                f"{self.name} has a CRS, but no transform that places its pixels in it: results "
+                "are in pixel coordinates; add it (gdal_edit.py -a_ullr ...) to have them on a map"
             )
         return (
             f"{self.name} has no CRS and transform: results are in pixel coordinates; "

@@ -7,6 +7,7 @@ map and with what crosses a seam, not with its height.
 """
 
 import json
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,7 +23,7 @@ from pyproj.exceptions import ProjError
 from rasterio import features
 from rasterio.transform import Affine
 from rasterio.windows import Window
-from shapely.geometry import Polygon, box
+from shapely.geometry import MultiPolygon, Polygon, box
 from shapely.geometry.polygon import orient
 
 from swath.core.errors import ConfigError, RasterError, suggest
@@ -301,7 +302,7 @@ def _reached(pieces: list[_Group], row: int, width: int, offset: int) -> NDArray
 class _Features:
     """Finished polygons with their attributes, one entry each."""
 
-    geometry: list[Polygon]
+    geometry: list[Polygon | MultiPolygon]
     names: list[str]
     ids: list[int]
     area_m2: list[float | None]
@@ -336,13 +337,16 @@ class _Place:
     """Turns pixel coordinates into those of the output."""
 
     def __init__(self, info: RasterInfo, *, degrees: bool) -> None:
-        located = info.crs is not None and info.transform != Affine.identity()
+        located = info.placed
+        if info.crs is not None and not located:
+            warnings.warn(str(info.note), stacklevel=3)
         self._transform = info.transform if located or not info.gcps else Affine.identity()
+        self._straight = min(_STRAIGHT_PX, max(info.width / 4, 1))
         self._geod = Geod(ellps="WGS84")
         self._to_degrees = to_degrees(info, needed=degrees) if located else None
         self._degrees = degrees and self._to_degrees is not None
         self.crs: str | None = None
-        if info.crs is not None and located:
+        if located and info.crs is not None:
             self.crs = "EPSG:4326" if self._degrees else info.crs.to_wkt()
 
     def features(
@@ -364,8 +368,11 @@ class _Place:
                 area = None
                 if globe is not None:
                     area = abs(self._geod.geometry_area_perimeter(orient(globe))[0])
-                for part in _polygons(placed) if not self._degrees else _cut(globe):
-                    found.geometry.append(orient(part))
+                parts = _polygons(placed)
+                if self._degrees and globe is not None:
+                    parts = [cut_at_date_line(globe)]
+                for part in parts:
+                    found.geometry.append(part if self._degrees else orient(part))
                     found.names.append(names[value] if names is not None else str(value))
                     found.ids.append(value)
                     found.area_m2.append(area)
@@ -384,7 +391,7 @@ class _Place:
         def bend(points: NDArray[np.float64]) -> NDArray[np.float64]:
             return np.stack(to_degrees.transform(*self._to_crs(points).T), axis=1)
 
-        return shapely.transform(shapely.segmentize(pixels, _STRAIGHT_PX), bend)
+        return shapely.transform(shapely.segmentize(pixels, self._straight), bend)
 
     def frame(self, found: _Features) -> "GeoDataFrame":
         """The features as a table."""
@@ -413,19 +420,45 @@ def _parts(shape: Any) -> list[Any]:
     return [piece for part in parts for piece in shapely.get_parts(part)]
 
 
-def _cut(globe: Any) -> list[Polygon]:
-    """Polygons in degrees, rounded to 0.1 mm, in two halves where they cross the date line."""
+def cut_at_date_line(globe: Polygon) -> Polygon | MultiPolygon:
+    """A polygon as GeoJSON has it: cut where it crosses the date line (RFC 7946, 3.1.9).
+
+    Args:
+        globe: In degrees, longitude first, as a transform gives it or beyond 180.
+
+    Returns:
+        Its parts between -180 and 180, rounded to 0.1 mm, their shells counterclockwise; ``globe``
+        itself if nothing of it is left.
+    """
     west, _, east, _ = globe.bounds
-    if east - west <= 180:
-        return _polygons(_rounded(globe))
-    shifted = shapely.transform(globe, lambda p: p + np.where(p[:, :1] < 0, [360.0, 0], [0.0, 0]))
-    halves = [
-        shapely.intersection(shifted, box(0, -90, 180, 90)),
-        shapely.transform(
-            shapely.intersection(shifted, box(180, -90, 360, 90)), lambda p: p - [360.0, 0]
-        ),
-    ]
-    return [part for half in halves for part in _polygons(_rounded(half))]
+    pieces = [globe]
+    if not (west >= -180 and east <= 180 and east - west <= 180):
+        globe = _unrolled(globe)
+        west, _, east, _ = globe.bounds
+        turns = range(math.floor((west + 180) / 360), math.ceil((east + 180) / 360))
+        pieces = [_between_date_lines(globe, turn) for turn in turns]
+    parts = [orient(part) for piece in pieces for part in _polygons(_rounded(piece))]
+    if not parts:
+        return globe
+    return parts[0] if len(parts) == 1 else MultiPolygon(parts)
+
+
+def _unrolled(globe: Polygon) -> Polygon:
+    """The same without the leaps of 360 degrees that a transform leaves at the date line."""
+    rings: list[NDArray[np.float64]] = []
+    for ring in (globe.exterior, *globe.interiors):
+        points = shapely.get_coordinates(ring)
+        points[:, 0] = np.unwrap(points[:, 0], period=360)
+        if rings:  # a hole lies where its shell does
+            points[:, 0] += 360 * np.round((rings[0][:, 0].mean() - points[:, 0].mean()) / 360)
+        rings.append(points)
+    return Polygon(rings[0], rings[1:])
+
+
+def _between_date_lines(globe: Polygon, turn: int) -> Any:
+    """What of a polygon lies on the given turn around the globe, brought back to the first."""
+    part = shapely.intersection(globe, box(360 * turn - 180, -90, 360 * turn + 180, 90))
+    return shapely.transform(part, lambda points: points - [360.0 * turn, 0])
 
 
 def _rounded(shape: Any) -> Any:
@@ -446,7 +479,7 @@ def write_polygons(table: "GeoDataFrame", path: Path, **options: Any) -> None:
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)
-        pyogrio.write_dataframe(table, path, geometry_type="Polygon", **options)
+        pyogrio.write_dataframe(table, path, **{"geometry_type": "Polygon", **options})
 
 
 @contextmanager

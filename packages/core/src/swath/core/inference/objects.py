@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from swath.core.errors import ConfigError
 from swath.core.files import atomic_path
 from swath.core.geo.raster import RasterInfo
-from swath.core.geo.vectorise import to_degrees, write_polygons
+from swath.core.geo.vectorise import cut_at_date_line, to_degrees, write_polygons
 from swath.core.palette import default_palette
 
 if TYPE_CHECKING:
@@ -84,10 +84,14 @@ class DetectionResult:
         return {"objects": dict(zip(self.classes, counts, strict=True))}
 
     def to_gdf(self) -> "GeoDataFrame":
-        """Polygons with ``class``, ``class_id`` and ``score``, in the image's CRS or in pixels."""
+        """Polygons with ``class``, ``class_id`` and ``score``, in the image's CRS or in pixels.
+
+        In pixels, without a CRS, if it has none or no transform to it.
+        """
         import geopandas as gpd
 
-        t, points = self.info.transform, self.corners()
+        info, points = self.info, self.corners()
+        t = info.transform
         x, y = points[..., 0], points[..., 1]
         placed = np.stack([t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f], axis=-1)
         return gpd.GeoDataFrame(
@@ -97,7 +101,7 @@ class DetectionResult:
                 "score": np.asarray(self.scores, dtype=np.float64),
             },
             geometry=list(shapely.polygons(placed)),
-            crs=self.info.crs.to_wkt() if self.info.crs is not None else None,
+            crs=info.crs.to_wkt() if info.crs is not None and info.placed else None,
         )
 
     def plot(self, min_score: float = 0.0, side: int = 1400) -> "Figure":
@@ -151,8 +155,9 @@ class DetectionResult:
         """Write the objects in the format the suffix says.
 
         Args:
-            path: ``.geojson`` (EPSG:4326), ``.gpkg`` (the image's CRS), ``.json`` (COCO results in
-                a COCO file) or ``.txt`` (DOTA: eight coordinates, class, difficulty 0).
+            path: ``.geojson`` (EPSG:4326, cut at the date line), ``.gpkg`` (the image's CRS),
+                ``.json`` (COCO results in a COCO file) or ``.txt`` (DOTA: eight coordinates, class,
+                difficulty 0).
 
         Returns:
             The path.
@@ -198,9 +203,10 @@ class DetectionResult:
         table = self.to_gdf()
         options: dict[str, Any] = {"driver": "GPKG"}
         if path.suffix.lower() == ".geojson":
-            if to_degrees(self.info, needed=True) is not None:
+            if table.crs is not None and to_degrees(self.info, needed=True) is not None:
                 table = table.to_crs("EPSG:4326")
-            options = {"driver": "GeoJSON", "COORDINATE_PRECISION": 9}
+                table.geometry = [cut_at_date_line(shape) for shape in table.geometry]
+            options = {"driver": "GeoJSON", "COORDINATE_PRECISION": 9, "geometry_type": "Unknown"}
         write_polygons(table, path, layer="objects", **options)
 
     def _coco(self, path: Path) -> None:

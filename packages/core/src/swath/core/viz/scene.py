@@ -10,7 +10,7 @@ import numpy.typing as npt
 import rasterio
 from pyproj import Geod
 from rasterio.enums import Resampling
-from rasterio.transform import Affine, xy
+from rasterio.transform import xy
 from rasterio.warp import transform as transform_points
 from rasterio.windows import Window
 
@@ -52,7 +52,7 @@ def class_areas(mask: str | Path, count: int) -> ClassAreas:
     unknown = 0
     with open_raster(mask) as raster:
         info = raster.info
-        placed = info.crs is not None and info.transform != Affine.identity()
+        placed = info.placed
         for top in range(0, info.height, _STRIP_ROWS):
             rows = min(_STRIP_ROWS, info.height - top)
             values, valid = raster.read(Window(0, top, info.width, rows), bands=[1])
@@ -171,7 +171,7 @@ def _area_table(areas: ClassAreas, classes: Sequence[str], palette: Sequence[Col
 
 
 def _place(info: RasterInfo, unknown: int) -> dict[str, object]:
-    placed = info.crs is not None and info.transform != Affine.identity()
+    placed = info.placed
     left, top = xy(info.transform, 0, 0, offset="ul")
     right, bottom = xy(info.transform, info.height, info.width, offset="ul")
     gsd = info.gsd_m
