@@ -165,6 +165,15 @@ def test_scenes_whose_labels_are_not_public_are_cut_too(tmp_path: Path) -> None:
     assert "boxes" not in everything[everything.ids.index("P0009__100__0___0")].targets
 
 
+@pytest.mark.parametrize("split", ["test", "test-dev"])
+def test_dotas_test_split_is_the_folder_test_dev(tmp_path: Path, split: str) -> None:
+    dota(tmp_path / "raw")
+    save(tmp_path / "raw/test-dev/images/P0009.png", noise(40, 50))
+    prepare("dota", tmp_path / "raw", tmp_path / "out", size=100, overlap=20, split=split)
+    assert [p.name for p in (tmp_path / "out").iterdir() if p.is_dir()] == ["test-dev"]
+    assert load_dataset("dota", tmp_path / "out", "test").ids == ["P0009__100__0___0"]
+
+
 def test_a_scene_is_cut_in_memory_as_on_disk(tmp_path: Path) -> None:
     save(tmp_path / "raw/val/images/P0007.png", noise(1100, 1300))
     (tmp_path / "raw/val/labelTxt").mkdir()

@@ -170,7 +170,7 @@ def prepare(
         out: Folder to write to; the catalogue reads it as a copy of the same set.
         size: Side of the tiles in pixels; None takes the papers'.
         overlap: Pixels shared by neighbours in every split; None takes the papers'.
-        split: Only this split.
+        split: Only this split, in whatever folders the catalogue has it.
         workers: Scenes cut at the same time; None takes one a core, at most eight.
         progress: Show a bar.
         recipe: How to cut it; default: that of `RECIPES`.
@@ -264,9 +264,11 @@ def _scenes(
             f"authors distribute them{hint}"
         )
     empty = True
+    # a split may lie in folders of other names: DOTA's test set is test-dev from v2.0 on
+    wanted = {only, *spec.splits.get(only or "", {}).get("split", ())}
     for item in items:
         split = item.fields.get("split") or _split_by_list(spec, item)
-        if split is None or only not in (None, split):
+        if split is None or not (only is None or split in wanted):
             continue
         if item.label is not None and not item.label.is_file():
             if not spec.may_lack_label(item):
