@@ -1,5 +1,6 @@
 """Cost maps of whatever can be predicted, and a predictor whose words stand in other sentences."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from swath.core.inference.predictor import Predictor
 from swath.core.models.unet import UNet
 from swath.core.sample import Sample
 from swath.core.segmentation import SegmentationTask
-from swath.ovseg.costs import PICTURED, CostMaps, OpenVocabularyPredictor, cost_maps
+from swath.ovseg import costs
+from swath.ovseg.costs import CostMaps, OpenVocabularyPredictor, cost_maps
 from swath.ovseg.task import OpenVocabularyTask
 
 
@@ -77,11 +79,20 @@ def test_pixels_without_data_say_nothing(predictor: OpenVocabularyPredictor) -> 
         predictor.cost_maps(geo(array, np.zeros_like(valid)))
 
 
-def test_a_picture_has_rows_for_the_first_of_many_names() -> None:
-    names = tuple(f"thing {i}" for i in range(PICTURED + 1))
-    maps = {"clip": np.zeros((len(names), 2, 2), np.float32)}
-    figure = CostMaps(names, maps, np.zeros((4, 4, 3), np.uint8)).plot()
-    assert len(figure.axes) == 2 * PICTURED
+def test_many_names_are_shown_on_several_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(costs, "PICTURED", 3)
+    names = tuple(f"thing {i}" for i in range(7))
+    maps = CostMaps(names, {"clip": np.zeros((7, 2, 2), np.float32)}, np.zeros((4, 4, 3), np.uint8))
+    assert [len(maps.plot(start).axes) for start in (0, 3, 6)] == [6, 6, 2]
+    assert maps.plot(6).axes[0].get_title() == "thing 6"
+    written = ["cost_maps.npz", "cost_maps_1.png", "cost_maps_2.png", "cost_maps_3.png"]
+    assert [path.name for path in maps.save(tmp_path, progress=True)] == written
+    assert "drawing cost maps: 3/3 pages" in capsys.readouterr().err
+    few = CostMaps(names[:3], {"clip": maps.maps["clip"][:3]}, maps.image)
+    few.save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cost_maps.npz", "cost_maps.png"]
 
 
 def test_a_runs_report_shows_the_maps_of_names_that_an_image_holds(tiny: Any) -> None:

@@ -3,6 +3,7 @@
 What the official `visualize_corr` and its vis scripts are meant to give.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -18,6 +19,7 @@ from torch import nn
 from swath.core.errors import ConfigError, RasterError
 from swath.core.files import atomic_path
 from swath.core.inference.predictor import Predictor, Source, open_image
+from swath.core.progress import track
 from swath.core.sample import Sample
 from swath.core.viz import page
 from swath.core.viz.overlay import display_rgb
@@ -36,7 +38,7 @@ STRIP = 256
 """Rows of an image that are read at once, about."""
 
 PICTURED = 40
-"""Most names that a picture of cost maps has rows for."""
+"""Most names that one picture of cost maps has rows for."""
 
 REPORTED = 6
 """Most names in a run's report."""
@@ -58,31 +60,50 @@ class CostMaps:
     maps: dict[str, NDArray[np.float32]]
     image: NDArray[np.uint8]
 
-    def plot(self) -> "Figure":
+    def plot(self, start: int = 0) -> "Figure":
         """The image and every stream in columns, each scaled by itself; a row for each name.
 
-        Of more names than `PICTURED` the first ones have a row.
+        Args:
+            start: Index of the first name that has a row; `PICTURED` at the most have one.
         """
         from swath.core.viz.figures import panels
 
         pictures = {}
-        for row, name in enumerate(self.names[:PICTURED]):
+        for row, name in [*enumerate(self.names)][start : start + PICTURED]:
             pictures[name] = self.image
             for stream, values in self.maps.items():
                 low, high = float(values[row].min()), float(values[row].max())
                 pictures[f"{name}: {stream}\n{low:.2f} to {high:.2f}"] = _heat(values[row])
         return panels(pictures, columns=1 + len(self.maps), side=2.4)
 
-    def save(self, folder: str | Path) -> list[Path]:
-        """Write ``cost_maps.npz``, the arrays by stream, and ``cost_maps.png``."""
+    def save(self, folder: str | Path, *, progress: bool = False) -> list[Path]:
+        """Write ``cost_maps.npz``, the arrays by stream, and ``cost_maps.png``.
+
+        Of more names than `PICTURED` there are as many pictures as it takes: ``cost_maps_1.png``
+        and so on.
+
+        Args:
+            folder: Where to; pictures that it holds from before are removed.
+            progress: Show a bar.
+
+        Returns:
+            What was written.
+        """
         folder = Path(folder)
-        arrays, picture = folder / "cost_maps.npz", folder / "cost_maps.png"
+        for old in folder.glob("cost_maps*.png"):
+            if re.fullmatch(r"cost_maps(_\d+)?\.png", old.name):
+                old.unlink()
+        arrays, starts = folder / "cost_maps.npz", range(0, len(self.names), PICTURED)
+        names = [f"_{i}" for i in range(1, len(starts) + 1)] if len(starts) > 1 else [""]
+        pictures = [folder / f"cost_maps{name}.png" for name in names]
         contents: dict[str, Any] = {"names": np.array(self.names), **self.maps}
         with atomic_path(arrays) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **contents)
-        with atomic_path(picture) as temporary:
-            self.plot().savefig(temporary, format="png", dpi=110)
-        return [arrays, picture]
+        pages = list(zip(pictures, starts, strict=True))
+        for picture, start in track(pages, "drawing cost maps", unit="pages", enabled=progress):
+            with atomic_path(picture) as temporary:
+                self.plot(start).savefig(temporary, format="png", dpi=110)
+        return [arrays, *pictures]
 
 
 class OpenVocabularyPredictor(Predictor):
