@@ -102,3 +102,20 @@ def test_smoke_leaves_the_real_run_alone(config: Path, swath: Swath) -> None:
         code, _, err = swath("train", "tiny.py", "--smoke")
         assert code == 0, err
     assert [p.name for p in Path("runs").iterdir()] == ["tiny-smoke"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "options", "message"),
+    [
+        ("train", ["--init-tasks", "a.pth"], "the model of tiny.py can't begin with other tasks"),
+        ("train", ["--val-tasks", "cls", "det"], "tiny.py validates no several tasks"),
+        ("test", ["--tasks", "cls"], "the val set of tiny.py is for no several tasks"),
+    ],
+)
+def test_options_for_several_tasks_say_that_there_is_one(
+    config: Path, swath: Swath, verb: str, options: list[str], message: str
+) -> None:
+    code, _, err = swath(verb, "tiny.py", *(["runs/none"] if verb == "test" else []), *options)
+    assert code == 2
+    assert message in err
+    assert "leave it out" in err

@@ -59,7 +59,10 @@ def dota(
         str | None,
         typer.Option(help="Which task, of a model of several data sets. Default: dota."),
     ] = None,
-    weights: Annotated[str | None, typer.Option(help="Weights for a model named.")] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Weights, where MODEL is a name: a file, hf://OWNER/REPO, URL."),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`, ...")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
 ) -> None:

@@ -32,7 +32,7 @@ def stitch(
 
 
 def potsdam_irrg(
-    root: Annotated[Path, typer.Argument(help="Of 3_Ortho_IRRG and 5_Labels_all.")],
+    root: Annotated[Path, typer.Argument(help="Folder that holds 3_Ortho_IRRG and 5_Labels_all.")],
     out: Annotated[Path, typer.Argument(help="The folder to write to.")],
     workers: Annotated[int | None, typer.Option(min=1, help="Scenes at the same time.")] = None,
 ) -> None:
@@ -47,7 +47,7 @@ def potsdam_irrg(
 
 
 def resisc45(
-    root: Annotated[Path, typer.Argument(help="Of a folder of images for each class.")],
+    root: Annotated[Path, typer.Argument(help="Folder that holds one of images for each class.")],
     out: Annotated[Path, typer.Argument(help="The folder to write to.")],
 ) -> None:
     """Share RESISC45's images out among train, val and test, a fifth to train on as RSCoTr.

@@ -41,7 +41,7 @@ def predict(
             "checkpoint file."
         ),
     ],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Rasters.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Rasters.")],
     out: Annotated[
         Path | None,
         typer.Option(
@@ -49,8 +49,8 @@ def predict(
             "-o",
             help="Result: of segmentation .tif, .png, .gpkg or .geojson; of detection .gpkg, "
             ".geojson, .json (COCO) or .txt (DOTA); of other answers .json; a folder for several "
-            "images, or several tasks. Default: IMAGE_mask.tif, IMAGE_objects.gpkg or "
-            "IMAGE_answer.json.",
+            "images, or several tasks. Default: IMAGE_mask.tif, IMAGE_objects.gpkg, "
+            "IMAGE_answer.json or, of several tasks, IMAGE_results/.",
         ),
     ] = None,
     weights: Annotated[
@@ -81,7 +81,12 @@ def predict(
     text: Annotated[str | None, typer.Option(help="A sentence, for models that take one.")] = None,
     task: Annotated[
         str | None,
-        typer.Option("--task", "--tasks", help="Which task, or tasks, for models that do several."),
+        typer.Option(
+            "--task",
+            "--tasks",
+            metavar="NAME",
+            help="Which task, for models that do several; of some several: `--tasks cls det`.",
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -113,7 +118,9 @@ def predict(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Tiles at once; default 1 on a CPU, 4 on a GPU.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`, ...")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`, ... Default: the first GPU.")
+    ] = None,
     precision: Annotated[
         str,
         typer.Option(
@@ -336,7 +343,8 @@ def _one(
         written.append(result.save(vector))
     if costs is not None:
         same = {name: options[name] for name in ("classes", "background", "bands", "scale")}
-        written += predictor.cost_maps(image, **same).save(costs)  # type: ignore[attr-defined]
+        maps = predictor.cost_maps(image, **same)  # type: ignore[attr-defined]
+        written += maps.save(costs, progress=options["progress"])
     with open_raster(image) as raster:
         info = raster.info
     return {

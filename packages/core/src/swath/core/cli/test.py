@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from swath.core.cli.app import ListsInARow, app
-from swath.core.cli.train import write_report
-from swath.core.errors import ConfigError
+from swath.core.cli.train import set_argument, write_report
+from swath.core.errors import ConfigError, differing
 
 if TYPE_CHECKING:
     from swath.core.config import TrainConfig
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 @app.command("test", cls=ListsInARow)
 def judge(
-    config: Annotated[str, typer.Argument(help="The config that the model was trained with.")],
+    config: Annotated[
+        str, typer.Argument(help="The config it was trained with, or its run's folder.")
+    ],
     checkpoint: Annotated[
         Path, typer.Argument(help="A checkpoint of ours, or a run's folder (its best one).")
     ],
@@ -28,22 +30,31 @@ def judge(
     ] = None,
     tasks: Annotated[
         str | None,
-        typer.Option(help="Which tasks, for models that do several: `--tasks cls seg`."),
+        typer.Option(
+            metavar="NAME...", help="Which tasks, for models that do several: `--tasks cls seg`."
+        ),
     ] = None,
     data: Annotated[
         str | None,
         typer.Option(
-            help="Data sets of `swath datasets` instead of the config's: `--data floodnet flair`."
+            metavar="NAME...",
+            help="Data sets of `swath datasets` instead of the config's: `--data floodnet flair`.",
         ),
     ] = None,
     root: Annotated[
         Path | None, typer.Option(help="With --data: the folder with the sets' own folders.")
     ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Override, as key.path=value. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Override a value of the config: `--set optimizer.lr=1e-4`. Repeatable.",
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder. Default: beside the checkpoint.")
+        Path | None,
+        typer.Option("--out", "-o", help="Folder. Default: evaluation/SPLIT in the run's."),
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: the first GPU.")
@@ -55,8 +66,12 @@ def judge(
     With `--data` it is judged on several data sets instead, with one table of the figures: models
     that are asked in words by each set's own classes, others where the classes are theirs.
 
-    Examples: `swath test scenes_tiny runs/scenes_tiny/best.safetensors`, `swath test runs/a runs/a
-    --split val --json`, `swath test runs/words runs/words --data ovrsisbench --root data`
+    Examples:
+    `swath test scenes_tiny runs/scenes_tiny/best.safetensors`
+
+    `swath test runs/a runs/a --split val --json`
+
+    `swath test runs/words runs/words --data ovrsisbench --root data`
     """
     from swath.core.checkpoint.store import load_pair
     from swath.core.config import load_config
@@ -78,13 +93,14 @@ def judge(
         has = [s for s in ("train", "val", "test") if getattr(loaded, s) is not None]
         raise ConfigError(f"{config} has no split '{chosen}'; choose one of {', '.join(has)}")
     if tasks is not None:
-        dataset_spec["only"] = tasks.split(",")
+        single = f"--tasks: the {chosen} set of {config} is for no several tasks; leave it out"
+        set_argument(dataset_spec, "only", tasks.split(","), single)
     model, saved_task, _ = load_pair(checkpoint)
     task = loaded.task.build()
     if tuple(task.classes) != tuple(saved_task.classes):
         raise ConfigError(
-            f"{checkpoint}: its classes ({', '.join(saved_task.classes)}) aren't those of {config} "
-            f"({', '.join(task.classes)}); give the config it was trained with"
+            f"{checkpoint}: its classes aren't those of {config}: "
+            f"{differing(saved_task.classes, task.classes)}; give the config it was trained with"
         )
     dataset = dataset_spec.build()
     metrics = evaluate(

@@ -9,10 +9,12 @@ import typer
 from rich.console import Console
 
 from swath.core.cli.app import ListsInARow, app
+from swath.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from swath.core.config import TrainConfig
     from swath.core.engine import RunSummary
+    from swath.core.spec import Spec
 
 
 @app.command("train", cls=ListsInARow)
@@ -21,13 +23,18 @@ def train(
         str, typer.Argument(help="Name (see `swath configs`), .py file, or a run's config.json.")
     ],
     run_dir: Annotated[
-        Path | None, typer.Option("--run-dir", help="Where to write. Default: runs/NAME.")
+        Path | None, typer.Option("--run-dir", help="Folder to write to. Default: runs/NAME.")
     ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Override, as key.path=value. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Override a value of the config: `--set optimizer.lr=1e-4`. Repeatable.",
+        ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in --run-dir exactly.")
+        bool, typer.Option("--resume", help="Go on with the run in --run-dir where it stopped.")
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run in --run-dir.")
@@ -38,21 +45,32 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Short for --set seed=N.", min=0)] = None,
     init_tasks: Annotated[
         str | None,
-        typer.Option(help="Short for --set model.init_tasks=FILE, where a model can begin so."),
+        typer.Option(
+            metavar="FILE",
+            help="Begin with a model of some of the tasks, for models that can; short for "
+            "`--set model.init_tasks=FILE`.",
+        ),
     ] = None,
     val_tasks: Annotated[
         str | None,
-        typer.Option(help="Which tasks to validate, for models that do several."),
+        typer.Option(
+            metavar="NAME...",
+            help="Validate these tasks only, for models that do several: `--val-tasks cls seg`.",
+        ),
     ] = None,
     smoke: Annotated[
         bool, typer.Option("--smoke", help="A few steps of everything, to see that it works.")
     ] = False,
     track: Annotated[
         list[str] | None,
-        typer.Option("--track", help="tensorboard, wandb or mlflow, too. Repeatable."),
+        typer.Option(
+            "--track",
+            metavar="NAME",
+            help="Also send the figures to tensorboard, wandb or mlflow. Repeatable.",
+        ),
     ] = None,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Name the three largest costs of a step.")
+        bool, typer.Option("--profile", help="Measure some steps and name what takes longest.")
     ] = False,
 ) -> None:
     """Train a model as a config says.
@@ -60,17 +78,23 @@ def train(
     Ctrl-C (or SIGTERM) saves and stops, exit code 130; `--resume` goes on exactly there. The run's
     folder gets the best and the last weights, a log (JSON lines), the resolved config and a report.
 
-    Examples: `swath train scenes_tiny`, `swath train my_run.py --set optimizer.lr=1e-4 --run-dir
-    runs/a`, `swath train runs/a/config.json --run-dir runs/a --resume`
+    Examples:
+    `swath train scenes_tiny`
+
+    `swath train my_run.py --set optimizer.lr=1e-4 --run-dir runs/a`
+
+    `swath train runs/a/config.json --resume`
     """
     from swath.core.config import load_config
 
     assignments = [*(overrides or ()), *([f"seed={seed}"] if seed is not None else ())]
-    if init_tasks is not None:
-        assignments.append(f"model.init_tasks={init_tasks}")
-    if val_tasks is not None:
-        assignments.append(f"val.only={val_tasks.split(',')}")
     loaded = load_config(config, assignments)
+    if init_tasks is not None:
+        alone = f"--init-tasks: the model of {config} can't begin with other tasks; leave it out"
+        set_argument(loaded.model, "init_tasks", init_tasks, alone)
+    if val_tasks is not None:
+        single = f"--val-tasks: {config} validates no several tasks; leave it out"
+        set_argument(loaded.val, "only", val_tasks.split(","), single)
     folder = run_dir or default_run_dir(config, smoke)
     from swath.core import engine
     from swath.core.engine.distributed import launched
@@ -96,6 +120,23 @@ def train(
         )
         raise typer.Exit(130)
     _finish(summary, loaded, config, console)
+
+
+def set_argument(spec: "Spec | None", name: str, value: Any, otherwise: str) -> None:
+    """Set what an option of the command is short for.
+
+    Args:
+        spec: Has the argument; None where the config has no such piece.
+        name: The argument.
+        value: For it.
+        otherwise: The error where there is no such argument.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    if spec is None or name not in (spec.parameters() or (name,)):
+        raise ConfigError(otherwise)
+    spec[name] = value
 
 
 def default_run_dir(config: str, smoke: bool) -> Path:
