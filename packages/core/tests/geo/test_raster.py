@@ -85,6 +85,15 @@ def test_says_that_a_raster_has_no_place(tmp_path: Path) -> None:
     assert "a.tif has no CRS" in str(info.note)
 
 
+def test_a_crs_without_a_transform_is_not_written(tmp_path: Path) -> None:
+    lost = RasterInfo(Path("a.tif"), 4, 4, crs=CRS.from_epsg(32633))
+    assert not lost.has_georeference
+    assert "a.tif has a CRS, but no transform" in str(lost.note)
+    with RasterWriter(tmp_path / "b.tif", lost) as writer:
+        writer.write(Window(0, 0, 4, 4), np.ones((4, 4), np.uint8))
+    assert read_image(tmp_path / "b.tif").info.crs is None
+
+
 @pytest.mark.parametrize(
     "dtype", ["uint8", "int8", "uint16", "int16", "uint32", "float32", "float64", "complex64"]
 )

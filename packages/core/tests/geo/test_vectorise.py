@@ -160,7 +160,11 @@ def test_longitudes_beyond_the_date_line_come_back_and_a_map_of_the_globe_stays_
 
 
 def test_a_crs_without_a_transform_places_nothing(tmp_path: Path) -> None:
-    path = write(tmp_path / "m.tif", np.ones((4, 4), np.uint8), Affine.identity(), UTM)
+    path = tmp_path / "m.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", width=4, height=4, count=1, dtype="uint8", crs=UTM
+    ) as raster:
+        raster.write(np.ones((1, 4, 4), np.uint8))
     for out in (tmp_path / "m.gpkg", tmp_path / "m.geojson"):
         with pytest.warns(UserWarning, match=r"m\.tif has a CRS, but no transform"):
             vectorise(path, out)

@@ -352,7 +352,7 @@ def _one(
         "written": [str(path) for path in written],
         "width": info.width,
         "height": info.height,
-        "crs": info.crs.to_string() if info.crs else None,
+        "crs": info.crs.to_string() if info.crs and info.placed else None,
         "seconds": round(seconds, 3),
         "mpix_per_s": round(info.width * info.height / 1e6 / seconds, 3),
         **result.summary(),

@@ -336,7 +336,8 @@ class RasterWriter:
 
     Args:
         path: Final name, ``.tif`` or ``.tiff``.
-        info: Size, CRS, transform or ground control points of the result, copied bit for bit.
+        info: Size, CRS, transform or ground control points of the result, copied bit for bit; a
+            CRS without a transform is left out.
         count: Bands to write.
         dtype: numpy name of the type to write.
         nodata: Value that marks missing pixels, or None.
@@ -393,7 +394,9 @@ class RasterWriter:
         if info.gcps and info.transform == Affine.identity():
             self._profile |= {"gcps": list(info.gcps), "crs": info.gcp_crs}
         else:
-            self._profile |= {"transform": info.transform, "crs": info.crs}
+            # a CRS alone would place the pixels at its origin
+            placed = info.crs if info.placed else None
+            self._profile |= {"transform": info.transform, "crs": placed}
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:

@@ -226,7 +226,7 @@ class SegmentationResult:
             self.mask, dims=("y", "x"), name="class", attrs={"classes": list(self.classes)}
         )
         array = array.rio.write_transform(self.info.transform).rio.write_nodata(self.nodata)
-        if self.info.crs is not None:
+        if self.info.placed:
             array = array.rio.write_crs(self.info.crs)
         return array.assign_coords(_pixel_centres(self.info))
 
