@@ -20,6 +20,7 @@ from swath.core.inference.tiler import Scene, TilePrediction
 from swath.core.sample import Sample
 from swath.refseg import asks, postprocess
 from swath.refseg.asks import PIECE, TASKS, margins
+from swath.refseg.captions import caption
 from swath.refseg.models.remotesam import RemoteSAM
 from swath.refseg.predictor import RemoteSAMPredictor
 from swath.refseg.preprocess import Fit
@@ -273,6 +274,15 @@ def test_every_policy_gives_maps_of_the_images_size(
 ) -> None:
     mask, probability = predictor.masks(picture(90, 30), ["ship"], fit=fit)["ship"]
     assert mask.shape == probability.shape == (90, 30)
+
+
+def test_captions_place_oriented_objects_by_their_centres() -> None:
+    """A diamond about (30, 10): its first two corners are left of and above that."""
+    diamond = np.array([[20.0, 10, 30, 0, 40, 10, 30, 20, 0.9]])
+    np.testing.assert_array_equal(postprocess.upright(diamond), [[20, 0, 40, 20, 0.9]])
+    rows = {"ship": postprocess.upright(diamond).tolist()}
+    text = caption(rows, 40, 60, 4, lambda count: 0)
+    assert text == "It contains ship. The upper right region contains ship."
 
 
 def test_captions_are_seeded(predictor: RemoteSAMPredictor) -> None:

@@ -451,7 +451,8 @@ class Captioning(Detection):
 
     def answer(self, margins: Tensor, valid: NDArray[np.bool_], scene: Scene) -> Any:
         """See `Ask.answer`."""
-        found = {name: b.tolist() for name, b in self.boxes(margins, valid, scene).items()}
+        boxes = self.boxes(margins, valid, scene).items()
+        found = {name: postprocess.upright(b).tolist() for name, b in boxes}
         choose = captions.chooser(random.Random(self.seed))
         size = scene.info.height, scene.info.width
         text = captions.caption(

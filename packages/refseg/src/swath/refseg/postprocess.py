@@ -174,6 +174,15 @@ def to_rotated(boxes: Boxes) -> Boxes:
     return np.array(rotated, dtype=np.float64).reshape(-1, 5)
 
 
+def upright(boxes: Boxes) -> Boxes:
+    """The same boxes, oriented ones as the upright rectangles around them: ``(N, 5)``."""
+    if boxes.shape[1] == 5:
+        return boxes
+    corners = boxes[:, :8].reshape(-1, 4, 2)
+    around: Boxes = np.column_stack([corners.min(1), corners.max(1), boxes[:, 8]])
+    return around
+
+
 def detect(
     mask: Mask,
     probabilities: Probabilities,
