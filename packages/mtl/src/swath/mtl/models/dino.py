@@ -431,7 +431,7 @@ class DINOHead(Head):
         """All terms of DINO, ``cls``, ``bbox`` and ``iou`` each.
 
         Of the last layer without a prefix, of the others ``d0.`` to ``d4.``; ``dn_`` of denoising
-        queries, ``interm_`` of the chosen tokens.
+        queries (0 in a batch without objects), ``interm_`` of the chosen tokens.
 
         Args:
             features: Of the batch.
@@ -454,8 +454,9 @@ class DINOHead(Head):
         first, anchors = chosen.logits.float(), chosen.anchors.float().sigmoid()
         terms = scene.losses(first, anchors, scene.match(first, anchors))
         losses |= {f"interm_loss_{term}": loss for term, loss in terms.items()}
-        if self.denoising and not dn:  # DDP wants every weight to have a gradient
-            losses["loss_cls"] = losses["loss_cls"] + self.label_embedding.weight.sum() * 0
+        if self.denoising and not dn:  # nothing to noise: the same terms, and a gradient for DDP
+            nothing = self.label_embedding.weight.sum() * 0
+            losses |= {f"{n}dn_loss_{term}": nothing for n in names for term in terms}
         return losses
 
     def train_forward(
