@@ -99,8 +99,13 @@ def recorded(hooks: dict[str, tuple[nn.Module, str]]) -> Iterator[dict[str, Tens
         handle.remove()
 
 
+def vit_arguments(config: dict[str, Any]) -> dict[str, Any]:
+    """The manifest's arguments of a ViT, and which neck the official code gives its patches."""
+    return config | {"coarse_neck": config.get("patch_size") == 8}
+
+
 def check_vit(case: Fixture) -> None:
-    model = ViT(**case.config).eval()
+    model = ViT(**vit_arguments(case.config)).eval()
     load_strict(model, case.group("state/"))
     hooks: dict[str, tuple[nn.Module, str]] = {
         "patch_tokens": (model.patch_embed, "out"),
@@ -134,7 +139,7 @@ def check_rvsa(case: Fixture) -> None:
 
 
 def check_mae_to_vit(case: Fixture) -> None:
-    model = ViT(**case.config).eval()
+    model = ViT(**vit_arguments(case.config)).eval()
     mae = case.group("mae/")
     extra = mae["pos_embed"].shape[1] - case.manifest["mae_grid"] ** 2
     converted = mae_to_vit(mae, model.grid, extra_tokens=extra)
@@ -151,7 +156,7 @@ def check_mae_to_vit(case: Fixture) -> None:
 
 def check_seg_s4p_end_to_end(case: Fixture) -> None:
     config = case.config
-    vit = ViT(**config["vit"])
+    vit = ViT(**vit_arguments(config["vit"]))
     decoder = UPerNet(
         vit.channels, config["decoder_channels"], config["pool_scales"], dead_classifier=True
     )

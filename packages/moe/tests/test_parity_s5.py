@@ -119,7 +119,8 @@ def task_names(config: dict[str, Any]) -> list[str]:
 def vit_arguments(config: dict[str, Any]) -> dict[str, Any]:
     """The manifest's arguments of the backbone in our spelling."""
     renamed = {"num_expert": "num_experts"}
-    return {renamed.get(k, k): v for k, v in config.items() if k != "task_names"}
+    arguments = {renamed.get(k, k): v for k, v in config.items() if k != "task_names"}
+    return arguments | {"coarse_neck": config.get("patch_size") == 8}
 
 
 def check_moe_ffn(case: Fixture) -> None:
@@ -304,6 +305,7 @@ def check_det_oriented_rcnn_mtd(case: Fixture) -> None:
         num_heads=config["heads"],
         mlp_ratio=config["mlp_ratio"],
         out_indices=config["out_indices"],
+        coarse_neck=config["patch_size"] == 8,
     )
     rpn = config["rpn_proposal"]
     everything = 100_000  # no random choice among samples

@@ -43,6 +43,23 @@ def test_any_image_size_gives_four_maps_at_the_strides_of_its_padding(
     assert all(x.shape[1] == c for x, c in zip(maps, model.channels, strict=True))
 
 
+def test_patches_of_8_give_the_strides_of_16_with_the_coarse_neck() -> None:
+    model = tiny(patch_size=8, img_size=32, coarse_neck=True).eval()
+    assert model.strides == (4, 8, 16, 32)
+    image = torch.randn(1, 3, 32, 64)
+    first, second, third, last = model.taps(image)
+    maps = model(image)
+    assert [x.shape[-2:] for x in maps] == [(8, 16), (4, 8), (2, 4), (1, 2)]
+    torch.testing.assert_close(maps[0], model.fpn1(first))
+    assert {name for name, _ in model.named_parameters() if name.startswith("fpn")} == {
+        "fpn1.0.weight",
+        "fpn1.0.bias",
+    }
+    assert torch.equal(maps[1], second)
+    assert torch.equal(maps[2], third.unfold(2, 2, 2).unfold(3, 2, 2).amax((-2, -1)))
+    assert torch.equal(maps[3], last.unfold(2, 4, 4).unfold(3, 4, 4).amax((-2, -1)))
+
+
 def test_another_grid_sees_the_resized_position_embedding() -> None:
     model = tiny().eval()
     other = tiny(img_size=(96, 48)).eval()

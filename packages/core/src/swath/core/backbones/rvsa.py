@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from swath.core.backbones.vit import ChannelLayerNorm, DropPath, Mlp, Pool, init_linear, patch_grid
+from swath.core.backbones.vit import DropPath, Mlp, init_linear, neck_of, patch_grid
 from swath.core.checkpoint.official import resize_position_embedding
 
 WINDOW = 7
@@ -316,7 +316,7 @@ class RVSA(nn.Module):
             for i in range(depth)
         ]
         self.blocks = nn.ModuleList(blocks)
-        self.fpn1, self.fpn2, self.fpn3, self.fpn4 = _neck(embed_dim, patch_size)
+        self.fpn1, self.fpn2, self.fpn3, self.fpn4 = neck_of(embed_dim, coarse=patch_size == 8)
         self._initialise(blocks)
 
     def _initialise(self, blocks: list[Block]) -> None:
@@ -434,19 +434,3 @@ def _inside(extent: int, like: Tensor) -> Tensor:
     """Token positions within a window, relative to its centre, in units of the padded extent."""
     position = torch.arange(WINDOW, device=like.device, dtype=like.dtype) * 2 / (extent - 1)
     return position - position.mean()
-
-
-def _neck(width: int, patch_size: int) -> tuple[nn.Module, nn.Module, nn.Module, nn.Module]:
-    """Maps at strides 4, 8, 16, 32 from tokens at the patch's stride."""
-
-    def double() -> nn.ConvTranspose2d:
-        return nn.ConvTranspose2d(width, width, 2, stride=2)
-
-    if patch_size == 8:
-        return nn.Sequential(double()), nn.Identity(), Pool(2), Pool(4)
-    return (
-        nn.Sequential(double(), ChannelLayerNorm(width), nn.GELU(), double()),
-        nn.Sequential(double()),
-        nn.Identity(),
-        Pool(2),
-    )

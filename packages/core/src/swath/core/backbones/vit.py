@@ -197,10 +197,11 @@ class ViT(nn.Module):
         drop_path_rate: Stochastic depth of the last block, rising linearly from 0 at the first.
         checkpointing: Recompute each block in the backward pass to save memory.
         ffn: Makes the feed-forward branch of a block from its width and hidden width.
+        coarse_neck: See `neck_of`; S5's neck for patches of 8.
 
     Attributes:
         channels: ``(C, C, C, C)``.
-        strides: ``(4, 8, 16, 32)`` for patches of 16.
+        strides: ``(4, 8, 16, 32)`` for patches of 16, and for those of 8 with the coarse neck.
         pad_to: The patch size.
         cls_token: Frozen: it never influences anything, officially neither, and is kept so that
             keys and parameter counts match.
@@ -223,6 +224,7 @@ class ViT(nn.Module):
         drop_path_rate: float = 0.1,
         checkpointing: bool = False,
         ffn: Callable[[int, int], nn.Module] = FeedForward,
+        coarse_neck: bool = False,
     ) -> None:
         super().__init__()
         if len(out_indices) != 4 or max(out_indices) >= num_layers:
@@ -233,7 +235,8 @@ class ViT(nn.Module):
         self.grid = patch_grid(img_size, patch_size)
         self.out_indices, self.checkpointing = tuple(out_indices), checkpointing
         self.channels = (embed_dims,) * 4
-        self.strides = (patch_size // 4, patch_size // 2, patch_size, patch_size * 2)
+        finest = patch_size // (2 if coarse_neck else 4)
+        self.strides = (finest, 2 * finest, 4 * finest, 8 * finest)
         self.pad_to = patch_size
 
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dims), requires_grad=False)
@@ -249,15 +252,7 @@ class ViT(nn.Module):
             )
             for i in range(num_layers)
         )
-        self.fpn1 = nn.Sequential(
-            nn.ConvTranspose2d(embed_dims, embed_dims, 2, stride=2),
-            ChannelLayerNorm(embed_dims),
-            nn.GELU(),
-            nn.ConvTranspose2d(embed_dims, embed_dims, 2, stride=2),
-        )
-        self.fpn2 = nn.Sequential(nn.ConvTranspose2d(embed_dims, embed_dims, 2, stride=2))
-        self.fpn3 = nn.Identity()
-        self.fpn4 = Pool(2)
+        self.fpn1, self.fpn2, self.fpn3, self.fpn4 = neck_of(embed_dims, coarse_neck)
         self.apply(init_linear)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
@@ -301,6 +296,28 @@ class Pool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, h, w) -> (B, C, h // K, w // K)``; rounded up where a side is below K."""
         return F.max_pool2d(x, self.size, ceil_mode=min(x.shape[-2:]) < self.size)
+
+
+def neck_of(width: int, coarse: bool = False) -> tuple[nn.Module, nn.Module, nn.Module, nn.Module]:
+    """Layers that make a map of each of four taps, finest first.
+
+    Args:
+        width: Channels C of taps and maps.
+        coarse: Maps at half, once, twice and four times the stride of the tokens, as S5 has them
+            for patches of 8; False: at a quarter, half, once and twice, as for those of 16.
+    """
+
+    def double() -> nn.ConvTranspose2d:
+        return nn.ConvTranspose2d(width, width, 2, stride=2)
+
+    if coarse:
+        return nn.Sequential(double()), nn.Identity(), Pool(2), Pool(4)
+    return (
+        nn.Sequential(double(), ChannelLayerNorm(width), nn.GELU(), double()),
+        nn.Sequential(double()),
+        nn.Identity(),
+        Pool(2),
+    )
 
 
 Size = Literal["b", "l", "h"]
