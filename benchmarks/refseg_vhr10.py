@@ -21,12 +21,12 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from common import RUNS, record
+from common import RUNS, record, trained
 from PIL import Image
-from refseg_scenes import asked, cpu_minutes, short
+from refseg_scenes import asked, short
 
 from swath.core.config import load_config
-from swath.core.engine import evaluate, train
+from swath.core.engine import evaluate
 from swath.core.inference.predictor import load_model
 from swath.core.sample import Sample
 
@@ -47,10 +47,8 @@ def main() -> None:
         shrink(arguments.samples, Path(folder) / "vhr10-refs", 2 * config.task["input_size"])
         overrides = [f"init_from={arguments.weights}"] if arguments.weights else []
         overrides += ["iterations=4"] if arguments.smoke else []
-        start = cpu_minutes()
-        summary = train(config.override(overrides), Path(folder) / "run", device="cpu")
-        minutes = cpu_minutes() - start
-        model: Any = load_model(summary.last_checkpoint, device="cpu")
+        done = trained(config.override(overrides), Path(folder) / "run")
+        model: Any = load_model(done.last, device="cpu")
         assert config.test is not None  # the config has one
         unseen = config.test.build()
         samples = [unseen[i] for i in range(len(unseen))]
@@ -60,7 +58,11 @@ def main() -> None:
     if arguments.smoke:
         print(rows)
         return
-    settings = {"steps": config.iterations, "cpu_minutes": minutes, "threads": arguments.threads}
+    settings = {
+        "steps": config.iterations,
+        "cpu_minutes": done.cpu_seconds / 60,
+        "threads": arguments.threads,
+    }
     record("refseg_vhr10", rows, config=CONFIG, weights=bool(arguments.weights), **settings)
     RUNS.mkdir(exist_ok=True)
     picture(model, samples, RUNS / "refseg_vhr10.png")  # the images may not be handed on for gain

@@ -2,7 +2,7 @@
 
 Run:     swath train remotesam_scenes_tiny
 Source:  ours; the network of Yao et al. 2025 (RemoteSAM)
-Expect:  oIoU 0.59 on 600 sentences about unseen scenes, 0.19 with sentences of other images; 52
+Expect:  oIoU 0.63 on 600 sentences about unseen scenes, 0.21 with sentences of other images; 73
          minutes of a crowded core's time (benchmarks/results/refseg_scenes.json)
 """
 

@@ -150,7 +150,6 @@ class ImageLanguageAttention(nn.Module):
         scores: Tensor = places @ key.permute(0, 2, 3, 1) * self.scale
         return scores + ABSENT_WORD * (1 - present[:, None, None, :, 0])
 
-    @in_float32  # places differ little in what they collect, and the norm makes much of it
     def forward(self, query: Tensor, words: Tensor, mask: Tensor) -> Tensor:
         """Answer the queries.
 
@@ -197,10 +196,13 @@ class PixelWordAttention(nn.Module):
         self.image_lang_att = ImageLanguageAttention(width, words_width, num_heads)
         self.project_mm = nn.Sequential(PointwiseConv(width, width), nn.GELU(), nn.Dropout(dropout))
 
+    # places differ little in what they ask for and collect, and the norms make much of it
+    @in_float32
     def look(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The visual part and the queries, ``(B, H, W, C)`` each: what needs no words."""
         return self.vis_project(x), self.image_lang_att.query(x)
 
+    @in_float32
     def forward(self, visual: Tensor, query: Tensor, words: Tensor, mask: Tensor) -> Tensor:
         """Fuse what `look` gave with words ``(B, N, D)`` and their mask ``(B, N)``."""
         fused: Tensor = self.project_mm(visual * self.image_lang_att(query, words, mask))
