@@ -127,6 +127,20 @@ def test_gsnet_runs_with_one_stream_alone(tiny: Any, streams: tuple[bool, bool])
     )
 
 
+@pytest.mark.parametrize("stream", ["clip", "dino"])
+def test_a_stream_of_gsnet_needs_not_guide_the_decoder(tiny: Any, stream: str) -> None:
+    aggregator = tiny.fused | {f"decoder_{stream}_guidance_proj_dims": (0, 0)}
+    model = tiny.build("gsnet", aggregator=aggregator)
+    keys = gsnet.official_keys(model.state_dict())
+    unused = {"clip": ("upsample", "CLIP_decoder"), "dino": ("dino_decod", "DINO_decoder")}[stream]
+    assert not [key for key in keys if any(part in key for part in unused)]
+    text = torch.randn(2, 1, 32)
+    image = torch.randn(1, 3, 64, 64)
+    logits = model(image, text)
+    assert logits.shape == (1, 2, 64, 64)
+    assert set(model.cost_maps(image, text, (4, 4))) == {"clip", "specialist"}
+
+
 @pytest.mark.parametrize("size", [(1, 1), (33, 90), (64, 64), (128, 32), (70, 131)])
 def test_images_of_any_size(model: OpenVocabularySegmenter, size: tuple[int, int]) -> None:
     with torch.no_grad():

@@ -111,19 +111,22 @@ class Specialist(nn.Module):
         super().__init__()
         self.vit = DINO(**(vit or {}))
         self.taps = (*taps, len(self.vit.blocks) - 1)
+        self.guides = True
         width = self.vit.embed_dim
         self.decod_proj1 = nn.Conv2d(width, guidance_dims[0], 1)
         self.decod_proj2 = nn.ConvTranspose2d(width, guidance_dims[1], 2, stride=2)
         self.down_sample = nn.Conv2d(width, embed_dim, 2, stride=2)
 
     def forward(self, image: Tensor, grid: tuple[int, int]) -> tuple[Tensor, list[Tensor]]:
-        """Features ``(B, E, h, w)`` and guidance of twice and four times that size.
+        """Features ``(B, E, h, w)`` and guidance of twice and four times that size, if it guides.
 
         Args:
             image: float ``(B, 3, H, W)``, normalised.
             grid: Cells ``(h, w)`` of the cost volume; the specialist has four patches in each.
         """
         first, second, last = self.vit(image, (2 * grid[0], 2 * grid[1]), self.taps)
+        if not self.guides:
+            return self.down_sample(last), []
         return self.down_sample(last), [self.decod_proj1(first), self.decod_proj2(second)]
 
 

@@ -58,8 +58,9 @@ class RIPD(nn.Module):
         appearance_guidance_proj_dim: What it is projected to.
         decoder_dims: Channels after each upsampling.
         decoder_guidance_dims: Channels of the finer guidance.
-        decoder_clip_guidance_proj_dims: What the generalist's is projected to.
-        decoder_dino_guidance_proj_dims: What the specialist's is projected to.
+        decoder_clip_guidance_proj_dims: What the generalist's is projected to; ``(0, 0)`` if only
+            the cost volume and the appearance come from it.
+        decoder_dino_guidance_proj_dims: What the specialist's is projected to; the like.
         feat_dim: Channels E of the features.
         use_clip_corr: Whether there is a generalist.
         use_dino_corr: Whether there is a specialist.
@@ -146,12 +147,13 @@ class RIPD(nn.Module):
         )
         clip_dims = tuple(decoder_clip_guidance_proj_dims) if use_clip_corr else (0, 0)
         dino_dims = tuple(decoder_dino_guidance_proj_dims) if use_dino_corr else (0, 0)
-        if use_clip_corr:
+        self.clip_guides, self.dino_guides = clip_dims[0] > 0, dino_dims[0] > 0
+        if self.clip_guides:
             self.CLIP_decoder_guidance_projection = nn.ModuleList(
                 guidance_projection(*dims)
                 for dims in zip(decoder_guidance_dims, clip_dims, strict=True)
             )
-        if use_dino_corr:
+        if self.dino_guides:
             self.DINO_decoder_guidance_projection = nn.ModuleList(
                 guidance_projection(*dims)
                 for dims in zip(decoder_guidance_dims, dino_dims, strict=True)
@@ -179,9 +181,9 @@ class RIPD(nn.Module):
             dino_features: The like, or None without a specialist.
             text: ``(B or 1, T, P, E)``.
             guidance: Appearance ``(B, E, h, w)``, and the generalist's maps of twice and four
-                times the size; nothing without one: then the specialist's features are the
-                appearance.
-            dino_guidance: The specialist's maps of these sizes.
+                times the size, unless they don't guide the decoder; nothing without a generalist:
+                then the specialist's features are the appearance.
+            dino_guidance: The specialist's maps of these sizes, unless they don't guide it.
         """
         x = self._embedded(clip_features, dino_features, text)
         appearance = guidance[0] if guidance else dino_features
@@ -191,12 +193,12 @@ class RIPD(nn.Module):
             x = layer(x, appearance, text_guidance)
         first: list[Tensor] = []
         second: list[Tensor] = []
-        if guidance:
+        if self.clip_guides:
             for maps, projection, g in zip(
                 (first, second), self.CLIP_decoder_guidance_projection, guidance[1:], strict=True
             ):
                 maps.append(projection(g))
-        if dino_guidance:
+        if self.dino_guides:
             for maps, projection, g in zip(
                 (first, second), self.DINO_decoder_guidance_projection, dino_guidance, strict=True
             ):
@@ -296,8 +298,6 @@ class GSNet(ViTSegmenter):
         if use_dino:
             self.specialist = Specialist(self.clip.embed_dim, guidance_dims, dino_taps, specialist)
             set_dino_finetuning(self.specialist.vit, dino_finetune)
-        if not use_clip:
-            del self.upsample1, self.upsample2
         self.use_clip = use_clip
         self.aggregator = RIPD(
             text_guidance_dim=self.clip.embed_dim,
@@ -308,6 +308,11 @@ class GSNet(ViTSegmenter):
             use_dino_corr=use_dino,
             **(aggregator or {}),
         )
+        if not self.aggregator.clip_guides:
+            del self.upsample1, self.upsample2
+        if self.specialist is not None and not self.aggregator.dino_guides:
+            self.specialist.guides = False
+            del self.specialist.decod_proj1, self.specialist.decod_proj2
 
     def score(self, image: Tensor, text: Tensor, grid: tuple[int, int]) -> Tensor:
         """See `OpenVocabularySegmenter.score`."""
@@ -318,7 +323,13 @@ class GSNet(ViTSegmenter):
     def _features(
         self, image: Tensor, grid: tuple[int, int]
     ) -> tuple[Tensor | None, list[Tensor], Tensor | None, list[Tensor]]:
-        clip, guidance = self.clip_features(image, grid) if self.use_clip else (None, [])
+        clip: Tensor | None = None
+        guidance: list[Tensor] = []
+        if self.use_clip and self.aggregator.clip_guides:
+            clip, guidance = self.clip_features(image, grid)
+        elif self.use_clip:
+            clip, _ = self.clip.dense(image, grid)
+            guidance = [clip]
         dino, finer = self.specialist(image, grid) if self.specialist else (None, [])
         return clip, guidance, dino, finer
 
