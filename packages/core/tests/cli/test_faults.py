@@ -228,7 +228,7 @@ FAULTS: dict[str, tuple[Callable[[Place], object], str, tuple[str, ...]]] = {
     "other classes": (
         nothing,
         "test run.py other.safetensors --split train",
-        ("land, sea", "ground, roof"),
+        ("0: 'land' for 'ground', 1: 'sea' for 'roof'",),
     ),
     "absent split": (
         nothing,
