@@ -156,7 +156,7 @@ def test_predict_writes_georeferenced_objects_in_every_format(
     assert table.crs.to_epsg() == 32633
     assert bounds.distance(table.union_all()).item() < 70  # metres: the scene is 60 by 45
     lonlat = gpd.read_file(tmp_path / "objects.geojson").to_crs(32633)
-    assert lonlat.geom_equals_exact(table, 1e-2).all()
+    assert lonlat.hausdorff_distance(table).max() < 1e-2  # corners go the other way round
     assert set(table.columns) >= {"class", "class_id", "score"}
     coco = read_coco(tmp_path / "objects.json")["scene.tif"]
     assert coco.names == table["class"].tolist()
