@@ -47,7 +47,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     kinds: tuple[Precision, ...] = ("fp32", "bf16")
     for kind in kinds:
-        found = masks(predictor, samples, kind)
+        found = wanted if kind == "fp32" else masks(predictor, samples, kind)
         figures = evaluate(
             predictor.model, predictor.task, samples, precision=kind, device="cpu", progress=False
         )

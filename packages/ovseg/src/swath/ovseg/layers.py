@@ -24,7 +24,6 @@ from swath.core.errors import ConfigError
 
 AttentionType = Literal["linear", "full"]
 
-
 CELLS_AT_ONCE = 16 * 24 * 24
 """Cells (classes times grid cells) that are aggregated and decoded at once in evaluation: more
 drop out of a processor's caches."""
