@@ -174,18 +174,18 @@ class OrientedRPN(nn.Module):
     @torch.no_grad()
     def propose(self, maps: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
         """For each image rotated boxes ``(P, 5)`` by falling score, and scores ``(P,)``."""
-        anchors = self._anchors(maps)
-        batch = len(maps[0][0])
-        kept: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in range(batch)]
+        parts = []
         for level, ((logits, deltas), own) in enumerate(
-            zip(_by_anchor(maps), anchors, strict=True)
+            zip(_by_anchor(maps), self._anchors(maps), strict=True)
         ):
             number = min(self.proposals.before_nms, len(own))
             scores, best = logits.float().sigmoid().topk(number, dim=1)
-            for i in range(batch):
-                decoded = self.coder.decode(own[best[i]], deltas[i, best[i]])
-                kept[i].append((decoded, scores[i], torch.full_like(best[i], level)))
-        return [self._chosen(*map(torch.cat, zip(*image, strict=True))) for image in kept]
+            deltas = deltas.gather(1, best[..., None].expand(-1, -1, 6))
+            parts.append((own[best], deltas, scores, torch.full_like(best, level)))
+        anchors, deltas, scores, levels = (torch.cat(x, 1) for x in zip(*parts, strict=True))
+        boxes = self.coder.decode(anchors.flatten(0, 1), deltas.flatten(0, 1))
+        images = zip(boxes.view(*scores.shape, 5), scores, levels, strict=True)
+        return [self._chosen(*image) for image in images]
 
     def _chosen(self, boxes: Tensor, scores: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
         threshold = self.proposals.iou_threshold
