@@ -83,6 +83,12 @@ def test_bars_follow_their_column_and_absent_values_have_none() -> None:
     assert "--share:0.0%" in table
 
 
+def test_a_table_says_what_its_rows_are() -> None:
+    columns = {"IoU": [0.5]}
+    assert "<th>class</th><th>IoU</th>" in page.class_table(["a"], columns)
+    assert "<th>kind</th><th>IoU</th>" in page.class_table(["a"], columns, of="kind")
+
+
 def test_pictures_are_made_smaller_than_their_limit() -> None:
     large = np.zeros((3000, 2000, 3), dtype=np.uint8)
     assert len(page.picture(large, alt="", side=200)) < 5000

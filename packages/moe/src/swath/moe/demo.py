@@ -170,7 +170,7 @@ def _report(
         "classes apart, in mixed batches. Attention and most channels are shared; an expert in "
         "each block, a decoder and a head belong to one kind each.",
         extra=[
-            Section("Domains", page.class_table(list(table), columns, bar="mIoU")),
+            Section("Domains", page.class_table(list(table), columns, bar="mIoU", of="domain")),
             Section("One scene, answered as each domain", _pictures(predictor, unseen)),
             objects,
         ],

@@ -116,7 +116,10 @@ def _report(
         lead="A small RemoteSAM, trained from scratch on sentences about rendered scenes, finds "
         "what a sentence means in scenes it has not seen. No download, no real imagery.",
         extra=[
-            Section("Kinds of sentences", page.class_table(list(table), columns, bar="oIoU")),
+            Section(
+                "Kinds of sentences",
+                page.class_table(list(table), columns, bar="oIoU", of="kind"),
+            ),
             Section("Answers", _answers(predictor, unseen)),
         ],
         next_commands={

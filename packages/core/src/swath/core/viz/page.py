@@ -128,6 +128,7 @@ def class_table(
     *,
     palette: Sequence[Colour] | None = None,
     bar: str | None = None,
+    of: str = "class",
 ) -> str:
     """One row per class.
 
@@ -136,6 +137,7 @@ def class_table(
         columns: Values by column name; numbers are shown as given by `number`, None as a dash.
         palette: A colour swatch per class.
         bar: Column, of values in [0, 1], that is drawn as a bar as well.
+        of: What the rows are, above their names.
     """
     head = "".join(
         f"<th>{_text(name)}</th>" + ("<th></th>" if name == bar else "") for name in columns
@@ -151,7 +153,7 @@ def class_table(
                 cells.append(f'<td class="bar"><i style="--share:{100 * share:.1f}%"></i></td>')
         rows.append(f"<tr>{''.join(cells)}</tr>")
     return (
-        f'<div class="scroll"><table><tr><th>class</th>{head}</tr>\n'
+        f'<div class="scroll"><table><tr><th>{_text(of)}</th>{head}</tr>\n'
         + "\n".join(rows)
         + "</table></div>"
     )

@@ -78,7 +78,8 @@ def _fates(tiles: Mapping[str, int], total: int) -> str:
         [_MEANING[name] for name in names],
         {"tiles": [tiles[n] for n in names], "share": [tiles[n] / total for n in names]},
         bar="share",
-    ).replace("<th>class</th>", "<th>tiles that are ...</th>", 1)
+        of="tiles that are ...",
+    )
 
 
 def _classes(manifest: Mapping[str, Any]) -> str:
