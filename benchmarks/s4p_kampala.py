@@ -22,6 +22,7 @@ from s4p_label_efficiency import RECIPE, s4p_arm, supervised_arm
 from swath.core.checkpoint.store import load_pair
 from swath.core.config import TrainConfig
 from swath.core.data.kampala import BUILDINGS, kampala_buildings
+from swath.core.data.mixture import InMemory
 from swath.core.engine import evaluate
 from swath.core.engine.pieces import adamw_cosine
 from swath.core.models.unet import UNet
@@ -58,10 +59,10 @@ class EveryEighth:
 
 def configure(arm: str, root: str, fold: int, seed: int) -> TrainConfig:
     """The run of one arm in one fold."""
-    pool = Spec(kampala_buildings, root=root, fold=fold, part="train")
+    pool = Spec(InMemory, dataset=Spec(kampala_buildings, root=root, fold=fold, part="train"))
+    labelled = Spec(InMemory, dataset=Spec(EveryEighth, root=root, fold=fold))
     recipe = RECIPE | {"class_weights": [1.0, 2.0], "crop": WINDOW, "iterations": ITERATIONS}
-    pieces = ARMS[arm](list(BUILDINGS.classes), Spec(EveryEighth, root=root, fold=fold), pool,
-                       recipe)  # fmt: skip
+    pieces = ARMS[arm](list(BUILDINGS.classes), labelled, pool, recipe)
     return TrainConfig(
         model=Spec(UNet, in_channels=3, num_classes=2, **recipe["unet"]),
         optimizer=adamw_cosine(recipe["lr"], recipe["weight_decay"], recipe["warmup"]),
