@@ -7,8 +7,8 @@ Before: from scratch, 400 steps, seeds 11 and 12, mean mIoU: separate 22.0, shar
         26.2, with 45 % of the separate models' parameters. Against shared, MoE-MDF was 0.2 to 1.6
         points better on average in three domains, and worse in urban at both seeds, by 3.3 and 2.5
         (``results/moe_mdf_first.json``). Then from pre-trained weights, 800 steps at their own rate
-        of 1.5e-3, experts of 32 channels, seed 13: 42.2, 47.4 and 45.9; against shared 2.5 better in
-        temperate, the same in coastal, 4.5 and 3.8 worse in arid and urban
+        of 1.5e-3, experts of 32 channels, seed 13: 42.2, 47.4 and 45.9; against shared 2.5 better
+        in temperate, the same in coastal, 4.5 and 3.8 worse in arid and urban
         (``results/moe_mdf_second.json``).
 Trial:  an expert sees a quarter of each batch, so that its gradients are noisier than what is
         shared. At a third of the rate (seed 5) MoE-MDF is 0.3, -1.5, 0.2 and 0.9 better than shared

@@ -5,8 +5,8 @@ Claim:  none; a few hundred images each show the way, not what such data can giv
 State:  1,200 steps from the weights of the study's seed 3 (1,600 steps on scenes), 791 s of a busy
         core: EuroSAT top-1 57.3, AP50 of VHR-10 5.8, IoU of buildings 43.6 %. From an earlier
         recipe's weights it was 49.3, 0.6 and 29.0. Baseball diamonds are found (AP50 0.37), storage
-        tanks at times (0.11), and white roofs and vans are taken for those; of the other eight kinds
-        next to nothing. Large roofs are found in patches, and some cars with them.
+        tanks at times (0.11), and white roofs and vans are taken for those; of the other eight
+        kinds next to nothing. Large roofs are found in patches, and some cars with them.
 
 EuroSAT patches are named, NWPU VHR-10's objects boxed and Kampala's roofs mapped by one model that
 begins with the weights of `rscotr_scenes_tiny`, whose run folder ``--scenes`` is. Every fifth image
