@@ -6,17 +6,19 @@ Claim:  none; whatever comes out is recorded.
 The 105 drone tiles of Kampala lie in four folds of places. In each fold every eighth tile outside
 the held-out places has labels, all of them are the unlabelled pool, and the held-out places are
 judged on. "supervised" and "S4P" see the same labelled tiles in the same number of steps; the
-recipe is the one of ``s4p_label_efficiency.py`` with larger windows. Writes
-``results/s4p_kampala.json``.
+recipe is the one of ``s4p_label_efficiency.py`` with larger windows. Every finished run is kept in
+``results/s4p_kampala.json``, so that the study goes on where it was stopped.
 """
 
 import argparse
+import json
 import statistics
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common import record, trained
+from common import RESULTS, record, trained
 from s4p_label_efficiency import RECIPE, s4p_arm, supervised_arm
 
 from swath.core.checkpoint.store import load_pair
@@ -29,6 +31,7 @@ from swath.core.models.unet import UNet
 from swath.core.sample import Sample
 from swath.core.spec import Spec
 
+NAME = "s4p_kampala"
 TILES = Path("segmentation/oam_kampala_buildings")
 ARMS = {"supervised": supervised_arm, "S4P": s4p_arm}
 EVERY = 8  # one tile of so many is labelled
@@ -57,7 +60,7 @@ class EveryEighth:
         return self.tiles[EVERY * index]
 
 
-def configure(arm: str, root: str, fold: int, seed: int) -> TrainConfig:
+def configure(arm: str, root: str, fold: int) -> TrainConfig:
     """The run of one arm in one fold."""
     pool = Spec(InMemory, dataset=Spec(kampala_buildings, root=root, fold=fold, part="train"))
     labelled = Spec(InMemory, dataset=Spec(EveryEighth, root=root, fold=fold))
@@ -73,14 +76,14 @@ def configure(arm: str, root: str, fold: int, seed: int) -> TrainConfig:
         keep_last=1,
         ema=recipe["ema"],
         channels_last=True,
-        seed=seed,
+        seed=SEED,
         **pieces,
     )
 
 
-def run(arm: str, root: str, fold: int, seed: int) -> dict[str, Any]:
+def run(arm: str, root: str, fold: int) -> dict[str, Any]:
     """Train one arm and judge its last weights on the places held out."""
-    config = configure(arm, root, fold, seed)
+    config = configure(arm, root, fold)
     with tempfile.TemporaryDirectory() as folder:
         model, task, _ = load_pair(trained(config, Path(folder)).last)
     held_out = kampala_buildings(root, fold, "test")
@@ -95,16 +98,29 @@ def main() -> None:
     """Every fold with both arms; print and record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=Path, required=True, help="folder of the sample data")
-    parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2, 3])
     options = parser.parse_args()
     root = str((options.samples / TILES).resolve())
-    rows = [run(arm, root, fold, options.seed) for fold in options.folds for arm in ARMS]
-    means = {
-        arm: statistics.mean(r["building IoU"] for r in rows if r["arm"] == arm) for arm in ARMS
+    path = RESULTS / f"{NAME}.json"
+    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else []
+    for fold in options.folds:
+        for arm in ARMS:
+            if any((r["fold"], r["arm"]) == (fold, arm) for r in rows):
+                continue
+            rows.append(run(arm, root, fold))
+            record(NAME, rows, seed=SEED, iterations=ITERATIONS, window=WINDOW, means=means(rows))
+
+
+def means(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Each arm's mean over the folds of which both are there."""
+    folds = [{r["fold"] for r in rows if r["arm"] == arm} for arm in ARMS]
+    both = set.intersection(*folds)
+    return {
+        arm: statistics.mean(
+            r["building IoU"] for r in rows if r["arm"] == arm and r["fold"] in both
+        )
+        for arm in (ARMS if both else ())
     }
-    if options.seed == SEED and len(options.folds) == 4:
-        record("s4p_kampala", rows, seed=SEED, iterations=ITERATIONS, window=WINDOW, means=means)
 
 
 if __name__ == "__main__":
