@@ -234,23 +234,28 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     domains = list(load_config(CONFIG).task["tasks"])
-    path = RESULTS / f"{NAME}.json"
-    runs: list[dict[str, Any]] = json.loads(path.read_text())["runs"] if path.exists() else []
     wanted = jobs_of(options.seeds, domains)
-    for job in [job for job in wanted if not find(runs, job)][: options.most]:
-        runs.append(run(*job))
-        table = summarise(runs, domains)
+    for job in [job for job in wanted if not find(finished(), job)][: options.most]:
+        done = run(*job)
+        runs = [*finished(), done]  # read again: other processes may run other seeds
         record(
             NAME,
-            table,
+            summarise(runs, domains),
             unit=f"mIoU in %, {JUDGED} unseen scenes of each domain",
             scenes=f"{VERSION}, {POOL} of each domain to learn from",
             config=CONFIG,
             iterations=ITERATIONS,
             runs=runs,
         )
-    if table := summarise(runs, domains):
-        plot(table, runs, RESULTS / f"{NAME}.png")
+    if table := summarise(finished(), domains):
+        plot(table, finished(), RESULTS / f"{NAME}.png")
+
+
+def finished() -> list[dict[str, Any]]:
+    """The runs that are in the results."""
+    path = RESULTS / f"{NAME}.json"
+    runs: list[dict[str, Any]] = json.loads(path.read_text())["runs"] if path.exists() else []
+    return runs
 
 
 if __name__ == "__main__":
