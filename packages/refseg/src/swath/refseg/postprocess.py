@@ -132,16 +132,15 @@ def _inside_oriented(inner: Boxes, outer: Boxes) -> NDArray[np.bool_]:
 def inside_oriented(inner: Boxes, outer: Boxes) -> bool:
     """Whether the pixels of one oriented box are all covered by another's.
 
-    As officially, the last row and column of the two are not looked at, so that a box of one pixel
-    there counts as inside anything.
+    As officially, what lies beyond the image's left and upper border isn't looked at, nor the last
+    row and column of the two, so that a box of one pixel there counts as inside anything.
     """
     quads = [box[:8].reshape(4, 2).astype(np.int32) for box in (inner, outer)]
-    corner = np.minimum(quads[0], quads[1]).min(axis=0).clip(max=0)
-    width, height = np.maximum(quads[0], quads[1]).max(axis=0) - corner
+    width, height = np.maximum(*quads).max(axis=0).clip(min=0)
     drawn = []
     for quad in quads:
-        canvas = np.zeros((max(int(height), 0), max(int(width), 0)), dtype=np.uint8)
-        drawn.append(cv2.fillPoly(canvas, [quad - corner], 1) if canvas.size else canvas)
+        canvas = np.zeros((height, width), dtype=np.uint8)
+        drawn.append(cv2.fillPoly(canvas, [quad], 1) if canvas.size else canvas)
     return bool((drawn[0] <= drawn[1]).all())
 
 
