@@ -18,7 +18,7 @@ def cross_entropy(logits: Tensor, target: Tensor, object_weight: float = 1.1) ->
 
     Args:
         logits: ``(B, 2, H, W)``.
-        target: int64 ``(B, H, W)``, 1 for the object and 0 elsewhere.
+        target: int64 ``(B, H, W)``, 1 for the object and 0 elsewhere; -100 is left out.
         object_weight: Weight of object pixels; the others have 2 minus it.
     """
     return F.cross_entropy(
@@ -36,13 +36,14 @@ def dice(
 
     Args:
         logits: ``(B, 2, H, W)``.
-        target: int64 ``(B, H, W)``.
+        target: int64 ``(B, H, W)``; what is neither 0 nor 1 belongs to neither class.
         reduction: ``"sum"``, as officially, grows with the batch: a change of batch size shifts the
             balance with the cross-entropy. ``"mean"`` doesn't.
         squared: Squares probabilities and labels in the denominator.
     """
     probabilities = logits.softmax(1)
-    truth = F.one_hot(target, logits.shape[1]).movedim(-1, 1).to(logits.dtype)
+    classes = torch.arange(logits.shape[1], device=target.device)[:, None, None]
+    truth = (target[:, None] == classes).to(logits.dtype)
     overlap = (probabilities * truth).sum((2, 3))
     power = 2 if squared else 1
     size = (probabilities**power + truth**power).sum((2, 3))
