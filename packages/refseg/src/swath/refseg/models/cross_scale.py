@@ -220,18 +220,20 @@ class CrossScaleInteraction(nn.Module):
     Args:
         channels: Of each stage.
         grid: Side g of the grid; 28 in RemoteSAM (a stride of 32 at 896 px), 15 in RMSIN.
+        num_layers: `InteractionLayer`s; 1 in both.
 
     Source:
         Dossier 1.4. Officially the grid is that of the last stage, so that only square images of
         one size pass; here maps of any size are pooled to it, which at that size is the same.
     """
 
-    def __init__(self, channels: Sequence[int], grid: int = 28) -> None:
+    def __init__(self, channels: Sequence[int], grid: int = 28, num_layers: int = 1) -> None:
         super().__init__()
         self.channels, self.grid = tuple(channels), grid
         total, width = sum(channels), sum(channels) // 4
         self.down_channel = nn.Conv2d(total, width, 1)
-        self.block = nn.Sequential(InteractionLayer([c // 4 for c in channels], grid))
+        widths = [c // 4 for c in channels]
+        self.block = nn.Sequential(*(InteractionLayer(widths, grid) for _ in range(num_layers)))
         self.bn = nn.BatchNorm2d(width)
         self.up_channel = nn.Conv2d(width, total, 1)
         self.fusion = nn.ModuleList(ScaleAwareGate(c) for c in channels)
