@@ -135,7 +135,10 @@ def crop_boxes(
 
 
 def border_taper(height: int, width: int, overlap: int) -> NDArray[np.float32]:
-    """Weights ``(height, width)`` of a crop: 0 at its border, then a half for each side, then 1."""
+    """Weights ``(height, width)`` of a crop: 0 at its border, then a half for each side, then 1.
+
+    Overlaps below 3 taper nothing; officially such crops are 0 throughout.
+    """
     step = overlap // 3
 
     def along(length: int) -> NDArray[np.float32]:

@@ -148,7 +148,8 @@ def rotation_matrix(angles: Tensor) -> Tensor:
         ``(..., 9, 9)``; a kernel flattened row by row is multiplied from the left.
 
     Source:
-        Dossier 1.5. The official code spells the same out for positive and negative angles.
+        Dossier 1.5. The official code spells the same out for positive and negative angles, which
+        holds up to 45 degrees.
     """
     steps = torch.arange(-1, 2, device=angles.device, dtype=angles.dtype)
     y, x = steps.repeat_interleave(KERNEL), steps.repeat(KERNEL)
