@@ -151,7 +151,9 @@ def check_arc_rotmat(case: Fixture) -> None:
 
 def check_cim(case: Fixture) -> None:
     config = case.config
-    module = case.load(CrossScaleInteraction(config["channels"], config["grid"]))
+    module = case.load(
+        CrossScaleInteraction(config["channels"], config["grid"], config["num_layers"])
+    )
     notes = noted_interaction(module)
     maps = [case[f"in.{i}"] for i in range(len(config["channels"]))]
     with torch.no_grad():
@@ -280,7 +282,10 @@ def check_e2e(case: Fixture) -> None:
     image, ids, mask = case["in.image"], case["in.input_ids"], case["in.attention_mask"]
     logits = model(image, ids, mask)
     losses = referring_losses(
-        logits, case["in.target"].long(), dice_weight=config["loss"]["dice_weight"]
+        logits,
+        case["in.target"].long(),
+        dice_weight=config["loss"]["dice_weight"],
+        object_weight=config["loss"]["ce_weight"][1],
     )
     loss = sum(losses.values())
     assert isinstance(loss, Tensor)
@@ -405,10 +410,8 @@ def check_scene(case: Fixture, scene: dict[str, Any]) -> None:
     for which, boundary in (("no_epoc", None), ("epoc", edges)):
         found = {name: detect(*maps, boundary) for name, maps in named.items()}
         for name, want in scene[f"detection_{which}"].items():
-            np.testing.assert_allclose(found[name], np.array(want or np.zeros((0, 5))), atol=1e-4)
-            np.testing.assert_array_equal(
-                found[name][:, :4], np.array(want or np.zeros((0, 5)))[:, :4]
-            )
+            same_boxes(found[name], want or [])  # rounding orders boxes of equal score
+            assert bool((np.diff(found[name][:, 4]) <= 0).all())
         assert {n: len(boxes) for n, boxes in found.items()} == scene[f"counting_{which}"]
         if f"captions_{which}" in scene:
             check_captions(scene[f"captions_{which}"], found, *size)
@@ -543,8 +546,8 @@ def check_semantic(case: Fixture, want: dict[str, Any], within: float) -> None:
     figures = metrics.compute()
     assert figures["confusion"] == want["hist"]
     rows = list(figures["per_class"].values())
-    assert [row["IoU"] for row in rows] == pytest.approx(want["per_class_iou"], abs=within)
-    assert [row["recall"] for row in rows] == pytest.approx(want["per_class_acc"], abs=within)
+    for name, theirs in (("IoU", "per_class_iou"), ("recall", "per_class_acc")):
+        assert [row[name] or 0 for row in rows] == pytest.approx(want[theirs], abs=within)
     assert 100 * figures["mIoU"] == pytest.approx(want["mIoU"], abs=within)
     assert 100 * figures["mACC"] == pytest.approx(want["mPA"], abs=within)
 
@@ -577,7 +580,9 @@ def check_multi_label(want: dict[str, Any], within: float) -> None:
     assert figures["IoU"] == pytest.approx(want["iou"]["IOU"], abs=within)
     assert figures["IoU_macro"] == pytest.approx(want["iou"]["IOU mean"], abs=within)
     assert [r["IoU"] for r in table] == pytest.approx(want["iou"]["IOU per Class"], abs=within)
-    assert scored.compute()["mAP"] == pytest.approx(want["mAP_macro"], abs=within)
+    ap = [row["AP"] for row in scored.compute()["per_class"].values()]
+    mean = float(np.nan_to_num(ap).mean())  # officially a class that no image shows has 0
+    assert mean == pytest.approx(want["mAP_macro"], abs=within)
 
 
 def check_rates(
@@ -596,11 +601,12 @@ def check_rates(
 
 def check_multi_class(want: dict[str, Any], within: float) -> None:
     names = [f"c{i}" for i in range(len(want["prob"][0]))]
-    metrics = SegmentationMetrics(names)  # an image is a pixel
+    metrics = SegmentationMetrics(names, mean_over="all")  # an image is a pixel
     guesses = torch.tensor(want["prob"]).argmax(1)
     metrics.update([guesses[None]], {"mask": torch.tensor(want["true"])[None, None]})
     figures = metrics.compute()
-    table = [{**row, "images": row["pixels"]} for row in figures["per_class"].values()]
+    rows = figures["per_class"].values()  # officially what is undefined is 0
+    table = [{k: v or 0 for k, v in row.items()} | {"images": row["pixels"]} for row in rows]
     assert figures["OA"] == pytest.approx(want["accuracy"], abs=within)
     assert figures["kappa"] == pytest.approx(want["kappa"], abs=within)
     assert [row["IoU"] for row in table] == pytest.approx(want["iou"]["IOU"], abs=within)
