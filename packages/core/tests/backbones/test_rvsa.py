@@ -38,6 +38,20 @@ def test_a_strip_narrower_than_the_largest_stride_gives_four_maps_too(patch_size
     assert all(x.numel() and x.isfinite().all() for x in maps)
 
 
+def test_officially_what_is_beyond_whole_patches_is_dropped() -> None:
+    model = tiny(official_quirks=True).eval()
+    image = torch.randn(1, 3, 127, 115)
+    whole = model(image[..., :112, :112])
+    for got, want in zip(model(image), whole, strict=True):
+        assert torch.equal(got, want)
+
+
+def test_officially_windows_always_have_relative_positions() -> None:
+    with_tables = set(tiny().state_dict())
+    assert set(tiny(use_rel_pos_bias=False, official_quirks=True).state_dict()) == with_tables
+    assert set(tiny(use_rel_pos_bias=False).state_dict()) < with_tables
+
+
 def test_untrained_windows_are_plain_windows() -> None:
     torch.manual_seed(0)
     attention = WindowAttention(8, 2, True, True, official_quirks=False)

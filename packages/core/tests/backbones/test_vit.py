@@ -43,6 +43,11 @@ def test_any_image_size_gives_four_maps_at_the_strides_of_its_padding(
     assert all(x.shape[1] == c for x, c in zip(maps, model.channels, strict=True))
 
 
+def test_without_qkv_bias_neither_projection_of_attention_has_one() -> None:
+    names = {name for name, _ in tiny(qkv_bias=False).named_parameters() if ".attn." in name}
+    assert {name.rpartition(".")[2] for name in names} == {"in_proj_weight", "weight"}
+
+
 def test_patches_of_8_give_the_strides_of_16_with_the_coarse_neck() -> None:
     model = tiny(patch_size=8, img_size=32, coarse_neck=True).eval()
     assert model.strides == (4, 8, 16, 32)

@@ -253,11 +253,13 @@ class RVSA(nn.Module):
         use_abs_pos_emb: Adds the learned position embedding.
         use_rel_pos_bias: Adds relative positions within windows.
         drop_path_rate: Stochastic depth of the last block, rising linearly from 0 at the first.
-        official_quirks: Reproduces two oddities of the official code. Window offsets are divided by
-            the number of windows along the *other* axis, and both tables of global relative
-            positions are sized by the grid's height, their first rows being used along a shorter
-            width. False divides along the same axis and sizes each table by its own side. On square
-            grids, which every released checkpoint was trained on, both are the same.
+        official_quirks: Reproduces oddities of the official code. Window offsets are divided by the
+            number of windows along the *other* axis, and both tables of global relative positions
+            are sized by the grid's height, their first rows being used along a shorter width. False
+            divides along the same axis and sizes each table by its own side. On square grids, which
+            every released checkpoint was trained on, both are the same. Besides, officially pixels
+            beyond the last whole patch are dropped, where False pads to whole ones, and
+            ``use_rel_pos_bias`` does nothing: windows always have relative positions.
         checkpointing: Recompute each block in the backward pass to save memory.
 
     Attributes:
@@ -293,6 +295,7 @@ class RVSA(nn.Module):
         self.grid = patch_grid(img_size, patch_size)
         self.out_indices, self.checkpointing = tuple(out_indices), checkpointing
         self.channels, self.strides, self.pad_to = (embed_dim,) * 4, (4, 8, 16, 32), patch_size
+        self.official_quirks = official_quirks
 
         self.patch_embed = nn.ModuleDict(
             {"proj": nn.Conv2d(in_chans, embed_dim, patch_size, stride=patch_size)}
@@ -308,7 +311,11 @@ class RVSA(nn.Module):
                 RelativeAttention(embed_dim, num_heads, qkv_bias, self.grid, official_quirks)
                 if (i + 1) % interval == 0
                 else WindowAttention(
-                    embed_dim, num_heads, qkv_bias, use_rel_pos_bias, official_quirks
+                    embed_dim,
+                    num_heads,
+                    qkv_bias,
+                    use_rel_pos_bias or official_quirks,
+                    official_quirks,
                 ),
                 int(embed_dim * mlp_ratio),
                 drop_path_rate * i / max(depth - 1, 1),
@@ -336,7 +343,8 @@ class RVSA(nn.Module):
     def forward(self, image: Tensor) -> list[Tensor]:
         """Four maps ``(B, C, h_i, w_i)``, finest first, of an image ``(B, in_chans, H, W)``."""
         size = self.pad_to
-        image = F.pad(image, (0, -image.shape[-1] % size, 0, -image.shape[-2] % size))
+        if not self.official_quirks:
+            image = F.pad(image, (0, -image.shape[-1] % size, 0, -image.shape[-2] % size))
         x = self.patch_embed["proj"](image)
         height, width = x.shape[-2:]
         x = x.flatten(2).transpose(1, 2)  # (B, N, C)

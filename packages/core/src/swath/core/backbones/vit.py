@@ -44,7 +44,7 @@ class SelfAttention(nn.Module):
     Args:
         width: Channels C.
         num_heads: Heads; divides C.
-        qkv_bias: Whether the packed projection has a bias.
+        qkv_bias: Whether the two projections have biases.
     """
 
     def __init__(self, width: int, num_heads: int, qkv_bias: bool = True) -> None:
@@ -52,7 +52,7 @@ class SelfAttention(nn.Module):
         self.num_heads = num_heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width)) if qkv_bias else None
-        self.out_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width, bias=qkv_bias)
         nn.init.trunc_normal_(self.in_proj_weight, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
