@@ -156,7 +156,9 @@ def check_vit_moe_backbone(case: Fixture) -> None:
 
 def mdf_of(config: dict[str, Any], classes: dict[str, int]) -> MDFSegmenter:
     backbone = ViTMoE(**vit_arguments(config["vit"]))
-    return MDFSegmenter(backbone, classes, config["decoder_channels"], dead_classifier=True).eval()
+    return MDFSegmenter(
+        backbone, classes, config["decoder_channels"], dead_classifier=True, crop_padding=False
+    ).eval()
 
 
 def check_seg_mdf_end_to_end(case: Fixture) -> None:

@@ -46,6 +46,15 @@ def loss_of(logits: dict[str, Tensor]) -> Tensor:
     return torch.stack([x.sin().sum() for x in logits.values()]).sum()
 
 
+def test_padding_is_cropped_or_as_officially_squeezed() -> None:
+    image = images(1, 40)
+    whole = tiny()(nn.functional.pad(image, (0, 8, 0, 8)), 0).by_task["fields"]
+    cropped, squeezed = (tiny(crop_padding=c)(image, 0).by_task["fields"] for c in (True, False))
+    assert torch.equal(cropped, whole[..., :40, :40])
+    assert squeezed.shape == cropped.shape
+    torch.testing.assert_close(squeezed[..., -1, -1], whole[..., -1, -1])
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_a_mixed_batch_gives_the_values_and_gradients_of_one_forward_per_task(
     training: bool,

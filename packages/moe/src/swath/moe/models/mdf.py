@@ -5,8 +5,7 @@ arXiv:2508.12409, section on MoE-based multi-dataset fine-tuning.
 Official code: https://github.com/MiliLab/S5 (Apache-2.0 by its README),
 `RS_Finetune/Semantic_Segmentation/model/semseg/upernet_mdf.py` and `model/util/utils.py`.
 Departs: the official model takes one task per call, with four fixed tasks; here the tasks are an
-argument and samples of all of them share a batch. Images are padded to whole patches and the logits
-cropped, where the official logits of such sizes are displaced; multiples of 16 don't care.
+argument and samples of all of them share a batch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -67,6 +66,8 @@ class MDFSegmenter(ManyTasks):
         trained: Names of the tasks that are trained: everything that isn't theirs alone is frozen,
             so that the outputs of all other tasks stay as they are, bit for bit. None trains all.
         weights: File to start from, or where to fetch it; see `load_mdf`.
+        crop_padding: False upsamples the padded map straight to the image's size, as officially:
+            the classes of an image that isn't of whole patches are then displaced.
 
     Attributes:
         tasks: ``tasks``.
@@ -93,8 +94,10 @@ class MDFSegmenter(ManyTasks):
         dead_classifier: bool = False,
         trained: Sequence[str] | None = None,
         weights: str | Path | None = None,
+        crop_padding: bool = True,
     ) -> None:
         super().__init__(backbone, tasks)
+        self.crop_padding = crop_padding
         self.decoders = nn.ModuleDict(
             {
                 name: UPerNet(backbone.channels, width, norm=norm, dead_classifier=dead_classifier)
@@ -130,13 +133,13 @@ class MDFSegmenter(ManyTasks):
         height, width = image.shape[-2:]
         pad_to = self.backbone.pad_to
         image = F.pad(image, (0, -width % pad_to, 0, -height % pad_to))
+        size = image.shape[-2:] if self.crop_padding else (height, width)
         own, rows = self.features(image, task_ids)
         by_task = {}
         for name, features in own.items():
             logits = self.classifiers[name](self.dropout(self.decoders[name](features)))
-            logits = F.interpolate(
-                logits, image.shape[-2:], mode="bilinear", align_corners=True
-            )  # as S5's checkpoints were trained
+            # align_corners as S5's checkpoints were trained
+            logits = F.interpolate(logits, size, mode="bilinear", align_corners=True)
             by_task[name] = logits[..., :height, :width]
         return TaskLogits(by_task, rows)
 
