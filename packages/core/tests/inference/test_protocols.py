@@ -31,6 +31,12 @@ def test_windows_cover_the_border_whatever_the_step() -> None:
     assert EvaluationMode("slide", size=10, step=10).starts(30)[-1] == 20
 
 
+def test_official_windows_leave_gaps_where_the_step_does() -> None:
+    assert EvaluationMode("slide", size=8, step=20).starts(50) == [0, 20, 40, 42]
+    official = EvaluationMode("slide", size=8, step=20, repeat_clamped_windows=True)
+    assert official.starts(50) == [0, 20, 40]
+
+
 @pytest.mark.parametrize("flip", [False, True])
 def test_sliding_a_per_pixel_model_gives_the_whole_image(per_pixel: nn.Module, flip: bool) -> None:
     image = torch.randn(2, 3, 37, 50)

@@ -30,7 +30,8 @@ class EvaluationMode:
         repeat_clamped_windows: ``"slide"`` only. False: each window counts once and overlapping
             probabilities are averaged. True: as officially, windows start at
             ``min(k * step, side - size)`` for ``k = 0 .. side // step``, so that the last one,
-            clamped to the border, counts up to three times, and the sums are not divided.
+            clamped to the border, counts up to three times, and the sums are not divided; what a
+            step larger than ``size`` leaves out scores 0.
         sum_logits: ``"slide"`` only: adds logits in place of probabilities, as the official
             validation during training does (with step ``int(size * 2 / 3)``).
 
@@ -100,9 +101,9 @@ class EvaluationMode:
         """First pixels of the windows along a side of ``side`` px, ascending."""
         last = max(side - self.size, 0)
         starts = [min(k * self.step, last) for k in range(side // self.step + 1)]
-        if starts[-1] < last:  # a step that leaves a gap at the border
-            starts.append(last)
-        return starts if self.repeat_clamped_windows else sorted(set(starts))
+        if self.repeat_clamped_windows:
+            return starts
+        return sorted({*starts, last})  # a step may leave a gap at the border
 
 
 def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -177,7 +177,7 @@ class SegmentationMetrics:
         ignore_index: True label that is left out.
         mean_over: ``"present"`` averages over the classes for which a figure is defined;
             ``"all"`` over every configured class, an undefined figure counting as 0, as S5's
-            evaluation does (there an absent class makes mF1 NaN).
+            evaluation does (there a class without a hit, present or not, makes mF1 NaN).
         mean_without: Names of classes that no mean counts, such as iSAID's background.
         count_ignored_as_last_class: See `ConfusionMatrix`.
     """
