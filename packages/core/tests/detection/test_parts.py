@@ -24,6 +24,7 @@ from swath.core.detection import (
 )
 from swath.core.detection.anchors import inside_image
 from swath.core.detection.assign import NEGATIVE, NEITHER
+from swath.core.detection.nms import nms_by_group
 from swath.kernels import boxes_to_hbb, boxes_to_quads, rotated_iou
 
 
@@ -208,3 +209,11 @@ def test_suppression_is_class_by_class_and_a_box_may_be_several_things() -> None
     assert class_wise_nms(corners, scores, 0.05, 0.5).labels.tolist() == [0, 1, 1]
     none = class_wise_nms(boxes[:0], scores[:0])
     assert none.boxes.shape == (0, 5)
+
+
+def test_groups_stay_apart_where_coordinates_are_negative() -> None:
+    boxes = torch.tensor([[0.0, 0, 100, 100], [-101.0, -101, -1, -1], [5.0, 0, 100, 100]])
+    scores = torch.tensor([0.9, 0.8, 0.7])
+    assert nms_by_group(boxes, scores, torch.tensor([0, 1, 0]), 0.5).tolist() == [0, 1]
+    assert nms_by_group(boxes, scores, torch.tensor([0, 1, 1]), 0.5).tolist() == [0, 1, 2]
+    assert len(nms_by_group(boxes[:0], scores[:0], torch.zeros(0).long(), 0.5)) == 0

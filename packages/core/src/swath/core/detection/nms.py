@@ -48,7 +48,22 @@ def nms(found: Detections, iou_threshold: float) -> Tensor:
             found.boxes, found.scores, iou_threshold, found.labels, min_size=SMALLEST_SIDE
         )
     else:
-        keep = batched_nms(found.boxes.float(), found.scores, found.labels, iou_threshold)
+        keep = nms_by_group(found.boxes.float(), found.scores, found.labels, iou_threshold)
+    return keep
+
+
+def nms_by_group(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
+    """Indices ``(K,)`` of the horizontal boxes that stay, each group by itself, by falling score.
+
+    Args:
+        boxes: ``(N, 4)`` x1, y1, x2, y2, anywhere.
+        scores: ``(N,)``.
+        groups: int64 ``(N,)``, such as classes or levels of a pyramid.
+        iou_threshold: Of two boxes of a group that overlap more, the worse goes.
+    """
+    # torchvision moves groups apart by the largest coordinate alone, as if none were negative
+    low = boxes.amin() if len(boxes) else 0.0
+    keep: Tensor = batched_nms(boxes - low, scores, groups, iou_threshold)
     return keep
 
 

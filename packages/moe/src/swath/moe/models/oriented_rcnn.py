@@ -18,7 +18,6 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import batched_nms
 
 from swath.core.backbones.timm import TimmPyramid
 from swath.core.checkpoint.official import strip_prefixes
@@ -35,6 +34,7 @@ from swath.core.detection import (
 )
 from swath.core.detection.anchors import inside_image
 from swath.core.detection.coders import Version, representative
+from swath.core.detection.nms import nms_by_group
 from swath.core.errors import ConfigError, suggest
 from swath.core.structures import Detections
 from swath.kernels import boxes_to_hbb, rotated_iou
@@ -189,7 +189,7 @@ class OrientedRPN(nn.Module):
 
     def _chosen(self, boxes: Tensor, scores: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
         threshold = self.proposals.iou_threshold
-        keep = batched_nms(boxes_to_hbb(boxes), scores, levels, threshold)
+        keep = nms_by_group(boxes_to_hbb(boxes), scores, levels, threshold)
         keep = keep[: self.proposals.count]
         return boxes[keep], scores[keep]
 
