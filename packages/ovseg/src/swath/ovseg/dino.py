@@ -61,17 +61,17 @@ class DINO(VisionTransformer):  # type: ignore[misc]
         Args:
             image: float ``(B, 3, H, W)``; resized to the grid's number of patches.
             grid: Patches ``(h, w)``.
-            taps: Blocks, 0-based, rising; those after the last don't run.
+            taps: Blocks, 0-based, may be the same; those after the last don't run.
         """
         x = self.patch_embed(resized(image, (grid[0] * self.patch, grid[1] * self.patch)))
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x.flatten(1, 2)], 1)
         x = x + self.position_embedding(grid)
-        maps = []
+        maps = {}
         for number, block in enumerate(self.blocks[: max(taps) + 1]):
             x = block(x)
             if number in taps:
-                maps.append(self.norm(x)[:, 1:].transpose(1, 2).unflatten(2, grid))
-        return maps
+                maps[number] = self.norm(x)[:, 1:].transpose(1, 2).unflatten(2, grid)
+        return [maps[tap] for tap in taps]
 
     def position_embedding(self, grid: tuple[int, int]) -> Tensor:
         """The table ``(1, 1 + h * w, C)`` for a grid, bicubic where it isn't its own.
