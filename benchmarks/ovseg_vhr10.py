@@ -2,6 +2,9 @@
 
 Run:    OMP_NUM_THREADS=1 python benchmarks/ovseg_vhr10.py --samples ../shared/samples
 Claim:  none; it says how far a CLIP of a hundred pictures carries a head beyond its classes.
+State:  hardly. mIoU of the classes that masks taught and of those held out: similarity map 22.1 and
+        4.1, CAT-Seg 32.7 and 6.0 (bridges 11.1, basketball courts 3.8, storage tanks 3.0), closed
+        set 37.0 and 0. One seed, 19 minutes of a crowded core.
 
 A hundred pictures to train on and a hundred to judge, halved in size; 64 px crops, each class as
 often as any other, background among them. CLIP, from scratch, reads captions of all classes: of a
