@@ -60,6 +60,13 @@ def record(name: str, rows: Sequence[Mapping[str, Any]], **notes: Any) -> Path:
     return path
 
 
+def recorded(name: str, key: str = "runs") -> list[dict[str, Any]]:
+    """What `record` has written under a key so far; nothing if it hasn't: a study goes on there."""
+    path = RESULTS / f"{name}.json"
+    found: list[dict[str, Any]] = json.loads(path.read_text())[key] if path.exists() else []
+    return found
+
+
 def machine() -> dict[str, Any]:
     """Where and with what the figures were measured, as JSON data."""
     return {

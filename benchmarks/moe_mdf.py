@@ -33,7 +33,6 @@ the study goes on where it was stopped.
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -43,7 +42,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
-from common import RESULTS, RUNS, record, trained
+from common import RESULTS, RUNS, record, recorded, trained
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -240,9 +239,10 @@ def main() -> None:
     torch.set_num_threads(1)
     domains = list(load_config(CONFIG).task["tasks"])
     wanted = jobs_of(options.seeds, domains)
-    for job in [job for job in wanted if not find(finished(), job)][: options.most]:
+    runs = recorded(NAME)
+    for job in [job for job in wanted if not find(runs, job)][: options.most]:
         done = run(*job)
-        runs = [*finished(), done]  # read again: other processes may run other seeds
+        runs = [*recorded(NAME), done]  # read again: other processes may run other seeds
         record(
             NAME,
             summarise(runs, domains),
@@ -252,15 +252,8 @@ def main() -> None:
             iterations=ITERATIONS,
             runs=runs,
         )
-    if table := summarise(finished(), domains):
-        plot(table, finished(), RESULTS / f"{NAME}.png")
-
-
-def finished() -> list[dict[str, Any]]:
-    """The runs that are in the results."""
-    path = RESULTS / f"{NAME}.json"
-    runs: list[dict[str, Any]] = json.loads(path.read_text())["runs"] if path.exists() else []
-    return runs
+    if table := summarise(runs, domains):
+        plot(table, runs, RESULTS / f"{NAME}.png")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from common import RESULTS, RUNS, record, trained
+from common import RESULTS, RUNS, record, recorded, trained
 
 from swath.core.checkpoint.store import load_pair
 from swath.core.config import TrainConfig, load_config
@@ -158,9 +158,7 @@ def main() -> None:
     torch.set_num_threads(1)
     answers = seconds_for_three_answers(options.side, rounds=15)
     print(json.dumps(answers), flush=True)
-    path = RESULTS / f"{NAME}.json"
-    keep = path.exists() and not options.trial
-    runs: list[dict[str, Any]] = json.loads(path.read_text())["runs"] if keep else []
+    runs = [] if options.trial else recorded(NAME)
     done = {(row["model"], row["seed"]) for row in runs}
     for seed in options.seeds:
         for model in MODELS:

@@ -52,7 +52,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import RESULTS, RUNS, record, trained
+from common import RESULTS, RUNS, record, recorded, trained
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -209,7 +209,7 @@ def main() -> None:
             continue
         if config is not None:
             models[title], seconds = weights_of(config.override(options.set), folder / title)
-        if any((r["seed"], r["model"]) == (options.seed, title) for r in known()):
+        if any((r["seed"], r["model"]) == (options.seed, title) for r in recorded(NAME, "rows")):
             continue
         turned = judged(models[title], Turned(crops))
         row = {
@@ -220,9 +220,9 @@ def main() -> None:
             "training s": seconds,
         }
         print(json.dumps(row), flush=True)
-        rows = [*known(), row]  # read again: other processes may train other models
+        rows = [*recorded(NAME, "rows"), row]  # read again: other processes may train other models
         record(NAME, rows, unmasked=UNMASKED, unseen=UNSEEN, crops=options.crops)
-    plot(known()).savefig(RESULTS / f"{NAME}.png", dpi=140)
+    plot(recorded(NAME, "rows")).savefig(RESULTS / f"{NAME}.png", dpi=140)
     pictures(models, crops).savefig(RESULTS / f"{NAME}_pictures.png", dpi=110)
 
 
@@ -272,12 +272,6 @@ def pictures(models: Mapping[str, nn.Module], crops: NamedCrops) -> Figure:
     names = [ALL[i] for i in used if i < len(ALL)]
     colours = [PALETTE[i] for i in used if i < len(ALL)]
     return panels(shown, columns=2 + len(models), classes=names, palette=colours, side=1.7)
-
-
-def known() -> list[dict[str, Any]]:
-    """The runs that are finished."""
-    path = RESULTS / f"{NAME}.json"
-    return json.loads(path.read_text())["rows"] if path.exists() else []
 
 
 if __name__ == "__main__":

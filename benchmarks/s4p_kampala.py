@@ -16,14 +16,13 @@ stopped.
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, record, trained
+from common import record, recorded, trained
 from s4p_label_efficiency import RECIPE, s4p_arm, supervised_arm
 
 from swath.core.checkpoint.store import load_pair
@@ -69,8 +68,12 @@ def configure(arm: str, root: str, fold: int) -> TrainConfig:
     """The run of one arm in one fold."""
     pool = Spec(InMemory, dataset=Spec(kampala_buildings, root=root, fold=fold, part="train"))
     labelled = Spec(InMemory, dataset=Spec(EveryEighth, root=root, fold=fold))
-    recipe = RECIPE | {"class_weights": [1.0, 2.0], "crop": WINDOW, "iterations": ITERATIONS}
-    recipe |= {"threshold": 0.95}  # as published
+    recipe = RECIPE | {
+        "class_weights": [1.0, 2.0],
+        "crop": WINDOW,
+        "iterations": ITERATIONS,
+        "threshold": 0.95,  # as published
+    }
     pieces = ARMS[arm](list(BUILDINGS.classes), labelled, pool, recipe)
     return TrainConfig(
         model=Spec(UNet, in_channels=3, num_classes=2, **recipe["unet"]),
@@ -107,8 +110,7 @@ def main() -> None:
     parser.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2, 3])
     options = parser.parse_args()
     root = str((options.samples / TILES).resolve())
-    path = RESULTS / f"{NAME}.json"
-    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else []
+    rows = recorded(NAME, "rows")
     for fold in options.folds:
         for arm in ARMS:
             if any((r["fold"], r["arm"]) == (fold, arm) for r in rows):

@@ -55,7 +55,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-from common import RESULTS, RUNS, record, trained
+from common import RESULTS, RUNS, record, recorded, trained
 from torchvision.transforms import v2
 
 from swath.core.checkpoint.store import load_pair
@@ -262,10 +262,10 @@ def main() -> None:
         return
     for arm, fraction, seed in todo:
         wanted = (arm, f"1/{fraction}", seed)
-        if any((r["arm"], r["labelled"], r["seed"]) == wanted for r in finished()):
+        if any((r["arm"], r["labelled"], r["seed"]) == wanted for r in recorded(NAME)):
             continue
         row = run(arm, fraction, seed, RECIPE, run_folder(arm, fraction, seed))
-        rows = [*finished(), row]  # read again: other processes may run other seeds
+        rows = [*recorded(NAME), row]  # read again: other processes may run other seeds
         record(
             NAME,
             summarise(rows),
@@ -274,13 +274,7 @@ def main() -> None:
             cpu_seconds=sum(r["cpu s"] for r in rows),
             runs=rows,
         )
-    plot(finished(), RESULTS / f"{NAME}.png")
-
-
-def finished() -> list[dict[str, Any]]:
-    """The runs that are in the results."""
-    path = RESULTS / f"{NAME}.json"
-    return json.loads(path.read_text())["runs"] if path.exists() else []
+    plot(recorded(NAME), RESULTS / f"{NAME}.png")
 
 
 if __name__ == "__main__":
