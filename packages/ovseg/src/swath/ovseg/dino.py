@@ -96,6 +96,7 @@ class Specialist(nn.Module):
         guidance_dims: Channels of the two maps that guide the decoder.
         taps: Blocks of these two; the cost volume takes the last block.
         vit: Arguments of `DINO`.
+        guides: Whether there are such maps; without, the cost volume is all that it serves.
 
     Source:
         Dossier section 5: `dino_decod_proj1`, `dino_decod_proj2` and `dino_down_sample`.
@@ -107,18 +108,19 @@ class Specialist(nn.Module):
         guidance_dims: Sequence[int] = (256, 128),
         taps: Sequence[int] = (3, 7),
         vit: Mapping[str, int] | None = None,
+        guides: bool = True,
     ) -> None:
         super().__init__()
         self.vit = DINO(**(vit or {}))
-        self.taps = (*taps, len(self.vit.blocks) - 1)
-        self.guides = True
+        self.taps, self.guides = (*taps, len(self.vit.blocks) - 1), guides
         width = self.vit.embed_dim
-        self.decod_proj1 = nn.Conv2d(width, guidance_dims[0], 1)
-        self.decod_proj2 = nn.ConvTranspose2d(width, guidance_dims[1], 2, stride=2)
+        if guides:
+            self.decod_proj1 = nn.Conv2d(width, guidance_dims[0], 1)
+            self.decod_proj2 = nn.ConvTranspose2d(width, guidance_dims[1], 2, stride=2)
         self.down_sample = nn.Conv2d(width, embed_dim, 2, stride=2)
 
     def forward(self, image: Tensor, grid: tuple[int, int]) -> tuple[Tensor, list[Tensor]]:
-        """Features ``(B, E, h, w)`` and guidance of twice and four times that size, if it guides.
+        """Features ``(B, E, h, w)`` and guidance of twice and four times that size; `[]` if none.
 
         Args:
             image: float ``(B, 3, H, W)``, normalised.

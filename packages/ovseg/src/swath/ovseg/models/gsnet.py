@@ -294,10 +294,6 @@ class GSNet(ViTSegmenter):
         cell: int = 16,
     ) -> None:
         super().__init__(clip or {}, guidance_dims, taps, finetune, cell)
-        self.specialist = None
-        if use_dino:
-            self.specialist = Specialist(self.clip.embed_dim, guidance_dims, dino_taps, specialist)
-            set_dino_finetuning(self.specialist.vit, dino_finetune)
         self.use_clip = use_clip
         self.aggregator = RIPD(
             text_guidance_dim=self.clip.embed_dim,
@@ -310,9 +306,13 @@ class GSNet(ViTSegmenter):
         )
         if not self.aggregator.clip_guides:
             del self.upsample1, self.upsample2
-        if self.specialist is not None and not self.aggregator.dino_guides:
-            self.specialist.guides = False
-            del self.specialist.decod_proj1, self.specialist.decod_proj2
+        self.specialist = None
+        if use_dino:
+            self.specialist = Specialist(
+                self.clip.embed_dim, guidance_dims, dino_taps, specialist,
+                guides=self.aggregator.dino_guides,
+            )  # fmt: skip
+            set_dino_finetuning(self.specialist.vit, dino_finetune)
 
     def score(self, image: Tensor, text: Tensor, grid: tuple[int, int]) -> Tensor:
         """See `OpenVocabularySegmenter.score`."""
