@@ -253,24 +253,36 @@ def plot(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def pictures(models: Mapping[str, nn.Module], crops: NamedCrops) -> Figure:
-    """A crop around each name without masks: image, truth, and what every model makes of it."""
-    task = OpenVocabularyTask(ALL, ensemble="name")
+    """A crop around each name without masks, and what every model makes of it."""
+    names = (*UNMASKED, *UNSEEN)
+    around = [next((s for s in crops if ALL[s.targets["label"]] == name), crops[i])
+              for i, name in enumerate(names)]  # fmt: skip
+    return compared(models, around, ALL, PALETTE)
+
+
+def compared(
+    models: Mapping[str, nn.Module],
+    samples: Sequence[Sample],
+    classes: Sequence[str],
+    palette: Sequence[Sequence[int]],
+) -> Figure:
+    """A line for each crop: the image around a class, truth, and what every model makes of it."""
+    task = OpenVocabularyTask(classes, ensemble="name")
     shown: dict[str, Any] = {}
-    for row, name in enumerate((*UNMASKED, *UNSEEN)):
-        sample = next((s for s in crops if ALL[s.targets["label"]] == name), crops[row])
+    for row, sample in enumerate(samples):
         batch = task.collate([sample])
-        image = np.ascontiguousarray(sample.image.permute(1, 2, 0).numpy())
-        maps = {name: np.asarray(sample.targets["mask"])} | {
+        maps = {"truth": np.asarray(sample.targets["mask"])} | {
             title: task.predict(model.eval(), batch)[0].argmax(0).numpy()
             for title, model in models.items()
         }
         blank = "\u200b" * row  # titles are keys
-        shown[f"image{blank}"] = image
+        shown[classes[sample.targets["label"]] + blank] = np.ascontiguousarray(
+            sample.image.permute(1, 2, 0).numpy()
+        )
         for title, found in maps.items():
-            shown[title + blank] = colourise(found, PALETTE)
-    used = np.unique([np.asarray(s.targets["mask"]) for s in crops])
-    names = [ALL[i] for i in used if i < len(ALL)]
-    colours = [PALETTE[i] for i in used if i < len(ALL)]
+            shown[title + blank] = colourise(found, palette)
+    used = [i for i in np.unique([s.targets["mask"] for s in samples]) if i < len(classes)]
+    names, colours = [classes[i] for i in used], [palette[i] for i in used]
     return panels(shown, columns=2 + len(models), classes=names, palette=colours, side=1.7)
 
 
