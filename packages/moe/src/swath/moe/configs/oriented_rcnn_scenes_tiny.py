@@ -1,12 +1,14 @@
 """Oriented R-CNN in small: a four-block ResNet from scratch on synthetic scenes of a city.
 
 Run:     swath train oriented_rcnn_scenes_tiny
+         with --set precision=bf16 where `swath doctor` calls it fast
 Source:  ours; the method of Xie et al. 2021 (Oriented R-CNN). The light differs as much from scene
          to scene as it can, and kinds of scenes take turns, so that no class is rare. Few steps
          and small images ask for what the paper doesn't: more anchors for an object, those that
          cross the border too, jittered objects for the second stage, and three rounds of that
-Expect:  AP50 0.86 and AP75 0.55 on 500 unseen scenes: ships 0.98 and 0.79, vehicles 0.71 and 0.28,
-         aircraft 0.85 and 0.51; 30 minutes of a busy core (benchmarks/results/oriented_scenes.json)
+Expect:  AP50 0.86 and AP75 0.51 on 500 unseen scenes: ships 0.97 and 0.82, vehicles 0.72 and 0.28,
+         aircraft 0.86 and 0.46; 19 minutes of one core in bf16, about 25 in float32
+         (benchmarks/results/oriented_scenes.json)
 """
 
 from swath.core.backbones.timm import TimmPyramid
