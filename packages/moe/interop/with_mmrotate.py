@@ -6,6 +6,7 @@ The suite doesn't collect this file; it needs `swath-moe[mmrotate]` and the oper
 import collections
 import json
 import math
+import zipfile
 from pathlib import Path
 
 import mmcv._ext
@@ -18,6 +19,7 @@ from mmdet.structures.bbox import get_box_tensor
 from mmdet.utils import register_all_modules as register_mmdet
 from mmengine.config import Config
 from mmengine.runner import Runner
+from mmrotate.evaluation import DOTAMetric
 from mmrotate.registry import MODELS
 from mmrotate.utils import register_all_modules as register_mmrotate
 from PIL import Image
@@ -26,6 +28,11 @@ from torch import Tensor, nn
 from swath.core import load_model, zoo
 from swath.core.checkpoint.official import load_strict
 from swath.core.checkpoint.safe import load_file
+from swath.core.detection.merge import shifted
+from swath.core.detection.nms import join, nms
+from swath.core.metrics.detection import DetectionMetrics
+from swath.core.structures import Detections
+from swath.moe.dota import OWN_IOU, submission
 from swath.moe.interop.mmrotate import SwathViTMoE
 from swath.moe.models.oriented_rcnn import OrientedRCNN, ProposalSettings, remap_official_keys
 from swath.moe.models.vit_moe import ViTMoE
@@ -212,3 +219,96 @@ def test_the_backbone_begins_with_the_weights_of_its_checkpoint(tmp_path) -> Non
             assert torch.equal(own, map_)
     with pytest.raises(ValueError, match="task=2 must be an expert, of which there are 2"):
         SwathViTMoE(task=2, **TINY)
+
+
+CLASSES = ("plane", "ship", "harbor")
+
+
+def objects(generator: torch.Generator, count: int) -> Detections:
+    """Random boxes of all classes in a tile of 200 px, with distinct scores."""
+    low, high = torch.tensor([[20, 20, 10, 6, -1.5], [180, 180, 60, 30, 1.5]])
+    boxes = low + (high - low) * torch.rand(count, 5, generator=generator)
+    scores = (torch.randperm(count, generator=generator) + 1) / (count + 1)
+    return Detections(boxes, scores, torch.randint(3, (count,), generator=generator))
+
+
+def as_mmrotate(name: str, found: Detections, **truth: dict[str, Tensor]) -> dict:
+    """What its metric takes."""
+    instances = {"bboxes": found.boxes, "scores": found.scores, "labels": found.labels}
+    nothing = {"bboxes": torch.zeros(0, 5), "labels": torch.zeros(0, dtype=torch.int64)}
+    default = {"gt_instances": nothing, "ignored_instances": nothing}
+    return {"img_id": name, "pred_instances": instances, **default, **truth}
+
+
+@pytest.mark.parametrize(("protocol", "mode"), [("voc07", "11points"), ("voc12", "area")])
+def test_average_precision_is_that_of_its_metric(protocol, mode) -> None:
+    generator = torch.Generator().manual_seed(3)
+    ours = DetectionMetrics(CLASSES, protocol)
+    theirs = DOTAMetric(iou_thrs=0.5, eval_mode=mode)
+    theirs.dataset_meta = {"classes": CLASSES}
+    for number in range(30):
+        truth = objects(generator, 12)
+        near = truth.boxes + torch.randn(12, 5, generator=generator) * torch.tensor(
+            [3, 3, 3, 3, 0.1]
+        )
+        scores = torch.rand(12, generator=generator)
+        found = join([Detections(near, scores, truth.labels), objects(generator, 6)])
+        difficult = torch.rand(12, generator=generator) < 0.2
+        parts = [
+            {"bboxes": truth.boxes[k], "labels": truth.labels[k]} for k in (~difficult, difficult)
+        ]
+        sample = as_mmrotate(str(number), found, gt_instances=parts[0], ignored_instances=parts[1])
+        theirs.process([], [sample])
+        targets = {"boxes": [truth.boxes], "labels": [truth.labels], "difficult": [difficult]}
+        ours.update([found], targets)
+    figures = {
+        "theirs": theirs.compute_metrics(theirs.results)["mAP"],
+        "ours": ours.compute()["mAP"],
+    }
+    print(json.dumps(figures))
+    assert 0.2 < figures["theirs"] < 0.9
+    assert figures["ours"] == pytest.approx(figures["theirs"], abs=1e-6)
+
+
+def test_tiles_are_put_together_as_its_metric_does(tmp_path) -> None:
+    generator = torch.Generator().manual_seed(4)
+    theirs = DOTAMetric(
+        merge_patches=True, iou_thr=OWN_IOU, outfile_prefix=str(tmp_path / "theirs")
+    )
+    theirs.dataset_meta = {"classes": CLASSES}
+    merged = {}
+    for scene_name in ("P0001", "P0002"):
+        tiles = {(0, 0): objects(generator, 40), (120, 0): objects(generator, 40)}
+        for (x, y), found in tiles.items():
+            theirs.process([], [as_mmrotate(f"{scene_name}__200__{x}___{y}", found)])
+        everything = join([shifted(found, x, y) for (x, y), found in tiles.items()])
+        merged[scene_name] = everything.select(nms(everything, OWN_IOU))
+    theirs.compute_metrics(theirs.results)
+    submission(merged, CLASSES, tmp_path / "ours.zip")
+
+    lines = {
+        "theirs": objects_of(tmp_path / "theirs/theirs.zip"),
+        "ours": objects_of(tmp_path / "ours.zip"),
+    }
+    print(json.dumps({who: {k: len(v) for k, v in found.items()} for who, found in lines.items()}))
+    assert lines["theirs"].keys() == lines["ours"].keys()
+    for name, found in lines["theirs"].items():
+        own = lines["ours"][name]
+        assert [where for where, _, _ in found] == [where for where, _, _ in own]
+        for where, score, quad in found:
+            rivals = [row for row in own if row[0] == where]
+            apart = [np.abs(quad[:, None] - row[2]).max(2).min(1).max() for row in rivals]
+            assert min(apart) <= 0.02  # whichever corner comes first
+            nearest = rivals[int(np.argmin(apart))]
+            assert nearest[1] == pytest.approx(score, abs=0.0051)  # theirs has two digits
+
+
+def objects_of(archive: Path) -> dict[str, list[tuple[str, float, np.ndarray]]]:
+    """Scene, score and corners ``(4, 2)`` of every line of every class's file, by scene."""
+    found = {}
+    with zipfile.ZipFile(archive) as files:
+        for name in files.namelist():
+            words = [line.split() for line in files.read(name).decode().splitlines()]
+            rows = [(w[0], float(w[1]), np.reshape(w[2:], (4, 2)).astype(float)) for w in words]
+            found[name] = sorted(rows, key=lambda row: row[0])
+    return found

@@ -44,6 +44,13 @@ def test_aligned_overlaps_carry_no_graph() -> None:
     assert not ious.requires_grad
 
 
+def test_overlaps_take_boxes_with_a_score_behind_them() -> None:
+    scored = torch.tensor([[*SQUARE, 0.9], [*SHIFTED, 0.8]])  # as mmrotate's metrics pass them
+    ious = torch.zeros(2)
+    operators.box_iou_rotated(scored, torch.tensor([SQUARE]), ious, mode_flag=0, aligned=False)
+    torch.testing.assert_close(ious, torch.tensor([1.0, 1 / 3]))
+
+
 def nms_rotated(dets: Tensor, scores: Tensor, threshold: float, multi_label: bool) -> list[int]:
     order = scores.sort(0, descending=True)[1]
     none = scores.new_empty(0, dtype=torch.int)

@@ -103,9 +103,10 @@ def box_iou_rotated(
 ) -> None:
     """Overlaps of ``(N, 5)`` and ``(M, 5)`` into ``ious``, ``(N * M,)``, or ``(N,)`` if aligned.
 
-    ``mode_flag`` is 0 for intersection over union, 1 for intersection over the first's area.
+    ``mode_flag`` is 0 for intersection over union, 1 for intersection over the first's area. What
+    stands behind the five columns is not looked at: mmrotate's metrics leave the score there.
     """
-    overlaps = rotated_iou(boxes1, boxes2, MODES[mode_flag], bool(aligned))
+    overlaps = rotated_iou(boxes1[..., :5], boxes2[..., :5], MODES[mode_flag], bool(aligned))
     ious.copy_(overlaps.view_as(ious))
 
 
