@@ -271,3 +271,10 @@ def test_values_below_the_classes_are_left_out() -> None:
     mask[5:10, 5:10] = 1
     assert to_geodataframe(mask, classes=CLASSES)["class"].tolist() == ["field"]
     assert sorted(to_geodataframe(mask)["class_id"]) == [-1, 1]
+
+
+def test_values_without_a_name_are_left_out_and_told(tmp_path: Path) -> None:
+    mask = write(tmp_path / "m.tif", blobs(70, 70))
+    with pytest.warns(UserWarning, match="the values 1, 2 have no name among the 1 classes"):
+        found = to_geodataframe(mask, classes=["wood"])
+    assert set(found["class"]) == {"wood"}

@@ -26,7 +26,7 @@ from rasterio.windows import Window
 from shapely.geometry import MultiPolygon, Polygon, box
 from shapely.geometry.polygon import orient
 
-from swath.core.errors import ConfigError, RasterError, suggest
+from swath.core.errors import ConfigError, RasterError, shortened, suggest
 from swath.core.files import atomic_path
 from swath.core.geo.raster import RasterInfo, open_raster
 from swath.core.geo.windows import row_blocks
@@ -209,17 +209,27 @@ def _regions(
     strips = list(row_blocks(height, width, rows))
     waiting = np.full(width, -1)  # the group that reaches the seam, by column
     groups: list[_Group] = []
+    nameless: set[int] = set()
     for window in track(strips, "vectorising", unit="strips", enabled=progress):
         values, valid = source.read(window, [1])
         wanted = valid & ~np.isin(values[0], list(left_out))
         if names is not None:
-            wanted &= (values[0] >= 0) & (values[0] <= max(names, default=-1))
+            above = values[0] > max(names, default=-1)
+            nameless.update(np.unique(values[0][wanted & above]).tolist())
+            wanted &= (values[0] >= 0) & ~above
         pieces = _trace(values[0], wanted, window.row_off)
         bottom = window.row_off + window.height
         done, groups, waiting = _join(
             groups, waiting, pieces, window.row_off, bottom if bottom < height else None
         )
         yield done
+    if nameless:
+        listed = shortened([str(value) for value in sorted(nameless)])
+        warnings.warn(
+            f"the values {listed} have no name among the {len(names or ())} classes: what has them "
+            "is left out; give a name for each value",
+            stacklevel=2,
+        )
 
 
 def _trace(values: NDArray[Any], wanted: NDArray[np.bool_], top: int) -> list[_Group]:
