@@ -101,6 +101,11 @@ def test_a_file_that_is_missing_or_was_added_is_named(run: Path) -> None:
         verify(folder)
 
 
+def test_a_folder_that_is_no_package_is_said_to_be_none(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds no SHA256SUMS: no package; give"):
+        verify(tmp_path)
+
+
 def test_sums_cannot_point_outside(run: Path) -> None:
     folder = pack(run)
     sums = folder / "SHA256SUMS"

@@ -207,6 +207,10 @@ def _figures(path: Path, step: int | None) -> dict[str, Any]:
 def _read_sums(path: Path) -> Iterator[tuple[str, str]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path.parent} holds no {SUMS}: no package; give a folder that swath pack made"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: unreadable, so this is no package ({error})") from error
     for line in lines:
