@@ -1,4 +1,4 @@
-"""`swath test` on several data sets: what it prints."""
+"""`swath test` on several data sets: what it prints, and what it refuses."""
 
 import math
 from pathlib import Path
@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from swath.core.cli.test import _on_data_sets
+from swath.core.cli.test import _on_data_sets, judge
+from swath.core.errors import ConfigError
 
 
 def test_a_figure_that_is_not_a_number_is_printed_as_a_dash(
@@ -25,3 +26,19 @@ def test_a_figure_that_is_not_a_number_is_printed_as_a_dash(
         ["a", "3", "-"],
         ["mean", "0.5000"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data": "loveda"}, "--data needs --root"),
+        (
+            {"data": "loveda", "root": Path(), "tasks": "seg"},
+            "--tasks is for the config's own data",
+        ),
+        ({"root": Path()}, "--root is where the data sets of --data are"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        judge("scenes_tiny", Path("x.safetensors"), **options)

@@ -57,7 +57,8 @@ def judge(
         typer.Option("--out", "-o", help="Folder. Default: evaluation/SPLIT in the run's."),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: the first GPU.")
+        str | None,
+        typer.Option(help="cpu, cuda, cuda:1, ... Default: the first GPU, else the CPU."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
@@ -85,8 +86,12 @@ def judge(
     if data is not None:
         if root is None:
             raise ConfigError("--data needs --root, the folder with the data sets' folders")
+        if tasks is not None:
+            raise ConfigError("--tasks is for the config's own data, not for --data; leave it out")
         _on_data_sets(loaded, checkpoint, data.split(","), root, split, out, device, as_json)
         return
+    if root is not None:
+        raise ConfigError("--root is where the data sets of --data are; name them, or leave it out")
     chosen = split or ("test" if loaded.test is not None else "val")
     dataset_spec = {"train": loaded.train, "val": loaded.val, "test": loaded.test}.get(chosen)
     if dataset_spec is None:
