@@ -56,6 +56,7 @@ def test_a_plugin_adds_verbs_and_replaces_none(swath: Run, monkeypatch: pytest.M
     monkeypatch.setattr(root, "resolve", lambda reference: EXTRA)
     assert "extra" in swath("--help")[1]
     assert swath("extra", "hello", "you") == (0, "hello you\n", "")
+    assert "Greet NAME." in swath("extra", "hello", "--help")[1]
     assert "--resume" in swath("train", "--help")[1]
 
 
@@ -69,6 +70,7 @@ def extra() -> None:
 
 @EXTRA.command()
 def hello(name: str) -> None:
+    """Greet `NAME`."""
     typer.echo(f"hello {name}")
 
 

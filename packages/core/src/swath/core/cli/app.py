@@ -62,7 +62,9 @@ class Verbs(TyperGroup):
             importlib.import_module(f"{__package__}.{name}")
             self.commands.update(typer.main.get_group(app).commands)
         elif name in _added():
-            self.commands[name] = typer.main.get_command(resolve(_added()[name]))
+            added = resolve(_added()[name])
+            added.rich_markup_mode = app.rich_markup_mode  # its help looks like that of our verbs
+            self.commands[name] = typer.main.get_command(added)
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
