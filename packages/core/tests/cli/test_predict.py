@@ -105,6 +105,7 @@ def test_several_images_go_to_a_folder_and_one_bad_one_stops_nothing(
     ("options", "message"),
     [
         (["missing.tif"], "missing.tif doesn't exist"),
+        (["."], ". is a folder; give the images in it: *.tif"),
         (["a.tif", "--bands", "1,2,x"], "isn't a list of band numbers"),
         (["a.tif", "--bands", "1,2,9"], "band 9 was asked for"),
         (["a.tif", "--task", "detection"], "does segmentation, not 'detection'"),

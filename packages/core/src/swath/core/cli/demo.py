@@ -30,7 +30,8 @@ def demo(
         bool, typer.Option("--overwrite", help="Replace an earlier demo in that folder.")
     ] = False,
     device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: a GPU if there is one.")
+        str | None,
+        typer.Option(help="cpu, cuda, cuda:1, ... Default: the first GPU, else the CPU."),
     ] = None,
 ) -> None:
     """Train, judge and use a small model on scenes rendered on the spot. No download.
@@ -41,9 +42,9 @@ def demo(
 
     Examples: `swath demo --out my-demo`; `swath demo pretrain`, if swath-pretrain is installed
     """
-    typer.echo("swath demo: a model from nothing, in a few minutes, without a download")
     if of is not None and of not in _DEMOS:
         raise ConfigError(f"there is no demo '{of}'{suggest(of, list(_DEMOS))}")
+    typer.echo("swath demo: a model from nothing, in a few minutes, without a download")
     run = resolve(_DEMOS[of] if of else "swath.core.demo:run")
     folder = out or Path(f"swath-demo-{of}" if of else "swath-demo")
     run(folder, seed=seed, quick=quick, overwrite=overwrite, device=device)

@@ -85,14 +85,16 @@ def predict(
             "--task",
             "--tasks",
             metavar="NAME",
-            help="Which task, for models that do several; of some several: `--tasks cls det`.",
+            help="Which task, for models that do several; --tasks takes more than one where a "
+            "model answers them in one pass: `--tasks cls det`.",
         ),
     ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
-            help="How it answers, as name=value, for models that are asked in words: "
+            metavar="NAME=VALUE",
+            help="How it answers, for models that are asked in words: "
             "`oriented=true`, `regions=tile`, `region_split=4`. Repeatable.",
         ),
     ] = None,
@@ -119,7 +121,8 @@ def predict(
         int | None, typer.Option(min=1, help="Tiles at once; default 1 on a CPU, 4 on a GPU.")
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`, ... Default: the first GPU.")
+        str | None,
+        typer.Option(help="`cpu`, `cuda`, `cuda:1`, ... Default: the first GPU, else the CPU."),
     ] = None,
     precision: Annotated[
         str,
@@ -180,7 +183,7 @@ def predict(
 
     `swath predict run/best.safetensors *.png --out Result/ --ending .png`
     """
-    _check_folder(images, out)
+    _check_paths(images, out)
     if vector is not None and len(images) > 1:
         raise ConfigError("--vector takes one image; run swath vectorise on the masks instead")
     if vector is not None and vector.suffix.lower() not in (".gpkg", ".geojson"):
@@ -251,7 +254,10 @@ def predict(
         sys.exit(2)
 
 
-def _check_folder(images: list[Path], out: Path | None) -> None:
+def _check_paths(images: list[Path], out: Path | None) -> None:
+    for image in images:
+        if image.is_dir():
+            raise ConfigError(f"{image} is a folder; give the images in it: {image / '*.tif'}")
     if out is not None and len(images) > 1 and out.suffix and not out.is_dir():
         raise ConfigError(f"{out} must be a folder: there are {len(images)} images")
 

@@ -40,7 +40,8 @@ def train(
         bool, typer.Option("--overwrite", help="Replace the run in --run-dir.")
     ] = False,
     device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: the first GPU.")
+        str | None,
+        typer.Option(help="cpu, cuda, cuda:1, ... Default: the first GPU, else the CPU."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Short for --set seed=N.", min=0)] = None,
     init_tasks: Annotated[
