@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Work on trained models of several tasks.", no_args_is_help=True)
+app = typer.Typer(
+    help="Work on trained models of several tasks.", no_args_is_help=True, add_completion=False
+)
 
 
 @app.callback()
@@ -63,7 +65,10 @@ def dota(
         str | None,
         typer.Option(help="Weights, where MODEL is a name: a file, hf://OWNER/REPO, URL."),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`, ...")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="`cpu`, `cuda`, `cuda:1`, ... Default: the first GPU, else the CPU."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
 ) -> None:
     """Search whole DOTA scenes and write the archive that its server takes.

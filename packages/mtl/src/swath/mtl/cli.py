@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Put Potsdam's tiles together again.", no_args_is_help=True)
+app = typer.Typer(
+    help="Put Potsdam's tiles together again.", no_args_is_help=True, add_completion=False
+)
 
 
 @app.callback()

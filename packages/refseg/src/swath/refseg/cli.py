@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Referring segmentation: judge, convert, build data sets of sentences.",
     no_args_is_help=True,
+    add_completion=False,
 )
 
 
@@ -45,8 +46,17 @@ def judge(
             help="What the classes are asked as, in label order, between commas or semicolons."
         ),
     ] = None,
-    weights: Annotated[str | None, typer.Option(help="As in swath predict.")] = None,
-    epoc: Annotated[str | None, typer.Option(help="Boundary model: a folder.")] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Weights for a model that comes without: a file, hf://OWNER/REPO, URL."),
+    ] = None,
+    epoc: Annotated[
+        str | None,
+        typer.Option(
+            help="The model of boundaries that parts objects which touch: its folder, or "
+            "hf://OWNER/REPO@REVISION."
+        ),
+    ] = None,
     official: Annotated[
         bool, typer.Option("--official", help="Figures as the official scripts compute them.")
     ] = False,
@@ -55,9 +65,13 @@ def judge(
     ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many samples.")] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="JSON file; for dota, a folder.")
+        Path | None,
+        typer.Option("--out", "-o", help="JSON file; for dota a folder, submission by default."),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="cpu, cuda, cuda:1, ... Default: the first GPU, else the CPU."),
+    ] = None,
 ) -> None:
     """Judge a model by one of RemoteSAM's evaluations.
 
