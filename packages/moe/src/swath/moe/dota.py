@@ -60,7 +60,10 @@ def search(
     """
     task = predictor.task
     if not isinstance(task, DetectionTask) or not task.rotated:
-        raise ConfigError(f"DOTA needs a detector of rotated boxes, not of {task.kind}")
+        raise ConfigError(
+            f"this model does {task.kind}; DOTA needs a detector of rotated boxes, as moe_det_vitb "
+            "and single_det_dota train"
+        )
     merged: list[dict[str, Detections]] = [{} for _ in merge_ious]
     with Bar("searching", len(images), "scenes", enabled=progress) as bar:
         for name, path in images.items():

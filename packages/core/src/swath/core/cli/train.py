@@ -34,7 +34,10 @@ def train(
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --run-dir where it stopped.")
+        bool,
+        typer.Option(
+            "--resume", help="Go on with the run in --run-dir where it stopped; begin it if none."
+        ),
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run in --run-dir.")
