@@ -1,6 +1,6 @@
 """Where the time of an S4P step goes, against the official order of work.
 
-Run:    OMP_NUM_THREADS=1 python benchmarks/s4p_step.py --batch 1 --steps 3
+Run:    OMP_NUM_THREADS=1 python benchmarks/s4p_step.py --batch 1 --steps 3 [--precision bf16]
         python benchmarks/s4p_step.py --device cuda --batch 12 --steps 30 --precision bf16
 Claim:  on a CPU never slower at equal numerics; on a GPU, with bf16, at least 1.5 times as fast
         with 99.9 % of the pseudo-labels unchanged.
@@ -260,7 +260,8 @@ def main() -> None:
     rows = [min(runs, key=lambda row: row["s/step"]) for runs in zip(*rounds, strict=True)]
     rows = [row | {"times as fast": row["steps/s"] / rows[0]["steps/s"]} for row in rows]
     notes = {"labels unchanged": labels_unchanged(options)} if options.precision != "fp32" else {}
-    record("s4p_step", rows, settings=vars(options), **notes)
+    name = "s4p_step" if options.precision == "fp32" else f"s4p_step_{options.precision}"
+    record(name, rows, settings=vars(options), **notes)
 
 
 if __name__ == "__main__":
