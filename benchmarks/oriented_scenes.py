@@ -12,10 +12,9 @@ State:  reached: AP50 0.860, AP75 0.511 after 4800 steps in bf16 (0.884 and 0.58
         vehicles (0.72, 0.28), which are 15 px long and 6 wide on maps of stride 4. In float32 it
         was 0.859 and 0.554 after 30 minutes of a crowded core. Before, 3600 steps, each on scenes
         not seen before and with half as many airports, gave 0.829 and 0.444, aircraft 0.74 and 0.08
-        instead of 0.85 and 0.51. At step 2400 of those
-        on 80 validation scenes, one, two and three rounds gave 0.82, 0.85, 0.86 and 0.35, 0.48,
-        0.50. An earlier recipe, four classes in the domain's mixture of scenes, had reached 0.44
-        and 0.20.
+        instead of 0.85 and 0.51. At step 2400 of those on 80 validation scenes, one, two and three
+        rounds gave 0.82, 0.85, 0.86 and 0.35, 0.48, 0.50. An earlier recipe, four classes in the
+        domain's mixture of scenes, had reached 0.44 and 0.20.
 
 The recipe was chosen on the config's own training and validation seeds; it is judged on scenes of
 another, which nothing was chosen by.

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from swath.core.cli.values import Device, class_names
+
 app = typer.Typer(
     help="Work on trained models of several tasks.", no_args_is_help=True, add_completion=False
 )
@@ -34,7 +36,6 @@ def add_expert(
 
     Example: `swath moe add-expert runs/moe_seg_vitb/best.safetensors roads --classes ground,road`
     """
-    from swath.core.cli.values import class_names
     from swath.core.errors import ConfigError
     from swath.moe import experts
 
@@ -65,10 +66,7 @@ def dota(
         str | None,
         typer.Option(help="Weights, where MODEL is a name: a file, hf://OWNER/REPO, URL."),
     ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(help="`cpu`, `cuda`, `cuda:1`, ... Default: the first GPU, else the CPU."),
-    ] = None,
+    device: Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
 ) -> None:
     """Search whole DOTA scenes and write the archive that its server takes.

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from swath.core.cli.values import Device, class_names
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -68,10 +70,7 @@ def judge(
         Path | None,
         typer.Option("--out", "-o", help="JSON file; for dota a folder, submission by default."),
     ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(help="cpu, cuda, cuda:1, ... Default: the first GPU, else the CPU."),
-    ] = None,
+    device: Device = None,
 ) -> None:
     """Judge a model by one of RemoteSAM's evaluations.
 
@@ -158,7 +157,6 @@ def _renamed(
     evaluation: str, name: str, asked: "Sequence[str]", classes: str | None
 ) -> "Sequence[str]":
     """What the classes are asked as, in the user's words if there are any."""
-    from swath.core.cli.values import class_names
     from swath.core.errors import ConfigError
 
     if classes is None:

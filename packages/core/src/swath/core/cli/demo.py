@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from swath.core.cli.app import app
+from swath.core.cli.values import Device
 from swath.core.errors import ConfigError, suggest
 from swath.core.plugins import named, resolve
 
@@ -29,10 +30,7 @@ def demo(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier demo in that folder.")
     ] = False,
-    device: Annotated[
-        str | None,
-        typer.Option(help="cpu, cuda, cuda:1, ... Default: the first GPU, else the CPU."),
-    ] = None,
+    device: Device = None,
 ) -> None:
     """Train, judge and use a small model on scenes rendered on the spot. No download.
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from swath.core.cli.app import ListsInARow, app
-from swath.core.cli.values import class_names
+from swath.core.cli.values import Device, class_names
 from swath.core.errors import ConfigError, SwathError
 
 if TYPE_CHECKING:
@@ -120,10 +120,7 @@ def predict(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Tiles at once; default 1 on a CPU, 4 on a GPU.")
     ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(help="`cpu`, `cuda`, `cuda:1`, ... Default: the first GPU, else the CPU."),
-    ] = None,
+    device: Device = None,
     precision: Annotated[
         str,
         typer.Option(

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from swath.core.cli.app import ListsInARow, app
 from swath.core.cli.train import set_argument, write_report
+from swath.core.cli.values import Device
 from swath.core.errors import ConfigError, differing
 
 if TYPE_CHECKING:
@@ -56,10 +57,7 @@ def judge(
         Path | None,
         typer.Option("--out", "-o", help="Folder. Default: evaluation/SPLIT in the run's."),
     ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(help="cpu, cuda, cuda:1, ... Default: the first GPU, else the CPU."),
-    ] = None,
+    device: Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Judge a checkpoint on a config's test set; write metrics.json and a report.

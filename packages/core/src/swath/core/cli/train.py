@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from swath.core.cli.app import ListsInARow, app
+from swath.core.cli.values import Device
 from swath.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,10 +43,7 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run in --run-dir.")
     ] = False,
-    device: Annotated[
-        str | None,
-        typer.Option(help="cpu, cuda, cuda:1, ... Default: the first GPU, else the CPU."),
-    ] = None,
+    device: Device = None,
     seed: Annotated[int | None, typer.Option(help="Short for --set seed=N.", min=0)] = None,
     init_tasks: Annotated[
         str | None,

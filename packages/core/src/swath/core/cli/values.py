@@ -1,6 +1,16 @@
-"""Values of options, as more than one verb takes them."""
+"""Options and values of options, as more than one verb takes them."""
+
+from typing import Annotated
+
+import typer
 
 from swath.core.errors import ConfigError
+
+Device = Annotated[
+    str | None,
+    typer.Option(help="`cpu`, `cuda`, `cuda:1`, ... Default: the first GPU, else the CPU."),
+]
+"""Where to compute: ``--device``."""
 
 
 def class_names(text: str) -> list[str]:

@@ -7,8 +7,8 @@ Source:  ours; the method of Xie et al. 2021 (Oriented R-CNN). The light differs
          and small images ask for what the paper doesn't: more anchors for an object, those that
          cross the border too, jittered objects for the second stage, and three rounds of that
 Expect:  AP50 0.86 and AP75 0.51 on 500 unseen scenes: ships 0.97 and 0.82, vehicles 0.72 and 0.28,
-         aircraft 0.86 and 0.46; 19 minutes of one core in bf16, about 25 in float32
-         (benchmarks/results/oriented_scenes.json)
+         aircraft 0.86 and 0.46; 19 minutes of one core in bf16, 30 of a crowded one in
+         float32 (benchmarks/results/oriented_scenes.json)
 """
 
 from swath.core.backbones.timm import TimmPyramid

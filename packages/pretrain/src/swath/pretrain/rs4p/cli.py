@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from swath.core.cli.values import Device, class_names
+
 _SHOWN = 10
 
 
@@ -72,9 +74,7 @@ def rs4p(
     max_broken: Annotated[
         float, typer.Option(help="Share of the scenes that may be unreadable.")
     ] = 0.01,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: a GPU if there is one.")
-    ] = None,
+    device: Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
     """Turn unlabelled scenes into shards with pseudo-labels, to pre-train on.
@@ -88,7 +88,6 @@ def rs4p(
 
     `swath data prepare rs4p s2.txt -o s2 --model mine.safetensors --bands 3,2,1 --scale 0:3000`
     """
-    from swath.core.cli.values import class_names
     from swath.core.errors import ConfigError
     from swath.core.inference.predictor import load_model
     from swath.pretrain.rs4p.pipeline import prepare
