@@ -80,6 +80,29 @@ def test_a_verb_that_does_not_exist_brings_up_the_nearest(swath: Run) -> None:
     assert "predict" in err
 
 
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (("predict",), "swath predict: missing argument 'model' (see 'swath predict --help')"),
+        (("models", "--wide"), "swath models: no such option: --wide"),
+        (("data", "preview", "x", "--count", "two"), "swath data preview: invalid value for"),
+        (("data", "chek"), "swath data: no such command 'chek'"),
+    ],
+)
+def test_what_is_mistyped_is_one_line(swath: Run, typed: tuple[str, ...], said: str) -> None:
+    code, out, err = swath(*typed)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {said}")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("group", [(), ("data",)])
+def test_without_a_verb_the_verbs_are_shown(swath: Run, group: tuple[str, ...]) -> None:
+    code, out, err = swath(*group)
+    assert code == 2
+    assert "predict" in out + err or "preview" in out + err
+
+
 def test_help_imports_neither_verbs_nor_rich() -> None:
     code = (
         "import sys; from swath.core.cli import main; sys.argv = ['swath', '--help']\n"

@@ -191,6 +191,10 @@ def test_prepare_says_what_it_wrote_and_then_that_nothing_is_left(
     assert "4 tiles of 1 scenes" in out
     code, out, _ = swath(*command, "--size", 64, "--overlap", 0, "--json")
     assert json.loads(out) == {"scenes": 1, "skipped": 1, "tiles": 4}
-    code, _, err = swath("data", "prepare", "loveda", tmp_path / "raw", tmp_path / "other")
+
+
+def test_a_set_that_nobody_prepares_is_named_before_its_arguments_are(swath: Swath) -> None:
+    code, _, err = swath("data", "prepare", "loveda")
     assert code == 2
-    assert "as it is distributed" in err
+    assert "'loveda' is used as it is distributed" in err
+    assert "isaid" in err

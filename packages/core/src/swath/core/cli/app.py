@@ -38,6 +38,8 @@ without importing them."""
 
 _SPELLINGS = {"vectorize": "vectorise"}
 
+_click: Any = sys.modules[typer.BadParameter.__module__]  # newer typers carry their own
+
 
 class Verbs(TyperGroup):
     """Imports a verb's module when the verb is called; lists all in plain text, without rich.
@@ -136,12 +138,20 @@ def root(
 
 
 def main() -> None:
-    """Run the command; every `SwathError` becomes one line and exit code 2."""
+    """Run the command; every `SwathError` and mistyped option is one line and exit code 2."""
     debug = "--debug" in sys.argv  # before or after the verb
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     usual = warnings.formatwarning
     warnings.formatwarning = _as_note(usual)
     try:
-        app([argument for argument in sys.argv[1:] if argument != "--debug"], prog_name="swath")
+        code = app(arguments, prog_name="swath", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except _click.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
+    except _click.UsageError as error:
+        _complain("error", _mistyped(error))
+        sys.exit(2)
     except SwathError as error:
         if debug:
             raise
@@ -158,6 +168,13 @@ def main() -> None:
         sys.exit(1)
     finally:
         warnings.formatwarning = usual
+
+
+def _mistyped(error: Any) -> str:
+    """What click has to say about an option or argument, and whose help tells more."""
+    said = error.format_message().rstrip(".")
+    verb = error.ctx.command_path if error.ctx else "swath"
+    return f"{verb}: {said[0].lower()}{said[1:]} (see '{verb} --help')"
 
 
 def _as_note(usual: Callable[..., str]) -> Callable[..., str]:

@@ -38,9 +38,17 @@ class Preparers(TyperGroup):
         return [*self.commands, *_preparers()]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """A command by its name; of a name that nobody prepares, the one that says why."""
+        """A command by its name.
+
+        Raises:
+            DataError: If nobody prepares a set of that name.
+        """
         known = {**self.commands, **_preparers()}
-        return known.get(cmd_name, self.commands[_CUT[0]])
+        if cmd_name not in known:
+            from swath.core.data.prepare import unprepared
+
+            raise unprepared(cmd_name, known)
+        return known[cmd_name]
 
 
 @cache

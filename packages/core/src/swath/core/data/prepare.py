@@ -7,7 +7,7 @@ interrupted run goes on where it stopped and a second run has nothing to do.
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -229,9 +229,14 @@ def cut_scene(name: str, image: Path) -> Iterator[tuple[int, int, NDArray[np.uin
 def _recipe(name: str) -> Recipe:
     if name in RECIPES:
         return RECIPES[name]
+    raise unprepared(name, RECIPES)
+
+
+def unprepared(name: str, known: Iterable[str]) -> DataError:
+    """The error that says why a set isn't prepared, and which ones are."""
     reason = _AS_THEY_ARE.get(name, "no paper's preparation of it is known here")
-    raise DataError(
-        f"'{name}' is used as it is distributed ({reason}); `prepare` knows {', '.join(RECIPES)}"
+    return DataError(
+        f"'{name}' is used as it is distributed ({reason}); `prepare` knows {', '.join(known)}"
     )
 
 
