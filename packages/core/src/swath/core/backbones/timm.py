@@ -112,8 +112,9 @@ def _create(
 ) -> Any:
     """Timm's feature extractor with whatever makes this model accept any size."""
     options: list[dict[str, Any]] = [
-        {"img_size": img_size, "dynamic_img_size": True},
+        # before "dynamic", which the Swins of timm below 1.0.31 swallow without minding it
         {"img_size": img_size, "strict_img_size": False},
+        {"img_size": img_size, "dynamic_img_size": True},
         {"img_size": img_size},
         {},
     ]
