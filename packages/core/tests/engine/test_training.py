@@ -19,7 +19,7 @@ from swath.core.checkpoint.store import load_pair
 from swath.core.config import TrainConfig
 from swath.core.engine import smoke, train
 from swath.core.engine.checkpointing import RunFolder
-from swath.core.engine.pieces import sgd_poly
+from swath.core.engine.pieces import muon_cosine, sgd_poly
 from swath.core.engine.runner import ClippingOptimizer
 from swath.core.errors import (
     CheckpointError,
@@ -113,6 +113,14 @@ def test_twenty_and_twenty_steps_are_forty_bit_for_bit(
     for step in {stop_at} - {20, 40}:  # the stop saved one checkpoint more
         for file in (tmp_path / "halves" / "checkpoints").glob(f"step_{step:08d}*"):
             file.unlink()
+    assert_same_run(tmp_path / "whole", tmp_path / "halves")
+
+
+def test_muon_goes_on_bit_for_bit(toy: Toy, tmp_path: Path) -> None:
+    config = toy(optimizer=muon_cosine(lr=1e-3), iterations=8, checkpoint_every=4)
+    train(config, tmp_path / "whole", progress=False)
+    train(config, tmp_path / "halves", until=4, progress=False)
+    train(config, tmp_path / "halves", resume=True, progress=False)
     assert_same_run(tmp_path / "whole", tmp_path / "halves")
 
 

@@ -1,7 +1,7 @@
 """Pieces that configs are put together from: optimisers with their learning-rate schedules.
 
-A config calls `adamw_cosine`, `adamw_steps` or `sgd_poly` and gets a `Spec`, so that every number
-in it can be overridden (``--set optimizer.lr=1e-4``) and is saved with the run.
+A config calls `adamw_cosine`, `adamw_steps`, `muon_cosine` or `sgd_poly` and gets a `Spec`, so that
+every number in it can be overridden (``--set optimizer.lr=1e-4``) and is saved with the run.
 """
 
 import bisect
@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from swath.core.engine.muon import Muon
 from swath.core.errors import ConfigError
 from swath.core.spec import Spec
 
@@ -74,6 +75,28 @@ def adamw_steps(
     )
 
 
+def muon_cosine(
+    lr: float,
+    weight_decay: float = 0.05,
+    warmup: int = 0,
+    no_decay_norms: bool = True,
+    betas: tuple[float, float] = (0.9, 0.999),
+    momentum: float = 0.95,
+    final_factor: float = 0.0,
+) -> Spec:
+    """Muon with linear warm-up and cosine decay; for the arguments see `MuonCosine`."""
+    return Spec(
+        MuonCosine,
+        lr=lr,
+        weight_decay=weight_decay,
+        warmup=warmup,
+        no_decay_norms=no_decay_norms,
+        betas=betas,
+        momentum=momentum,
+        final_factor=final_factor,
+    )
+
+
 def sgd_poly(
     lr: float,
     weight_decay: float = 1e-4,
@@ -131,11 +154,58 @@ class AdamWCosine:
         groups = _groups(model, self.lr, self.weight_decay, self.no_decay_norms, self.layer_decay)
         beta1, beta2 = self.betas
         optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=(beta1, beta2), fused=True)
+        cosine = _cosine(self.final_factor)
+        return Optimisation(optimizer, _with_warmup(cosine, self.warmup, iterations))
 
-        def cosine(done: float) -> float:
-            wave = 0.5 * (1 + math.cos(math.pi * done))
-            return self.final_factor + (1 - self.final_factor) * wave
 
+@dataclass(frozen=True)
+class MuonCosine:
+    """Muon with linear warm-up and cosine decay: networks from scratch learn more from each step.
+
+    Weights of linear layers and convolutions are moved by Muon, but for those with fewer than four
+    inputs or outputs; all else (biases, norms, embeddings, tables, kernels of other layers) is
+    moved by AdamW.
+
+    Args:
+        lr: Highest learning rate of both, a good one of AdamW's.
+        weight_decay: Decoupled weight decay.
+        warmup: Steps over which the rate rises linearly from ``lr / warmup``; at most half the run.
+        no_decay_norms: Leaves vectors (biases, norms) and position embeddings undecayed.
+        betas: See `Muon`.
+        momentum: See `Muon`.
+        final_factor: The last step's rate as a fraction of ``lr``.
+
+    Source:
+        Jordan et al. 2024 (Muon); see `swath.core.engine.muon`.
+    """
+
+    lr: float
+    weight_decay: float = 0.05
+    warmup: int = 0
+    no_decay_norms: bool = True
+    betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = 0.95
+    final_factor: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_rates(self.lr, self.weight_decay, self.warmup)
+
+    def __call__(self, model: nn.Module, iterations: int) -> Optimisation:
+        """The optimiser of a model's trainable parameters for a run of so many steps.
+
+        Raises:
+            ConfigError: If the parameters are spread over processes.
+        """
+        matrices = set(_matrices(model))
+        groups = []
+        for group in _groups(model, self.lr, self.weight_decay, self.no_decay_norms, None):
+            for orthogonal in (True, False):
+                chosen = [p for p in group["params"] if (p in matrices) is orthogonal]
+                if chosen:
+                    groups.append({**group, "params": chosen, "orthogonal": orthogonal})
+        beta1, beta2 = self.betas
+        optimizer = Muon(groups, (beta1, beta2), self.momentum)
+        cosine = _cosine(self.final_factor)
         return Optimisation(optimizer, _with_warmup(cosine, self.warmup, iterations))
 
 
@@ -221,6 +291,18 @@ class SGDPoly:
         return Optimisation(optimizer, _with_warmup(poly, self.warmup, iterations))
 
 
+def _matrices(model: nn.Module) -> Iterator[Tensor]:
+    """Weights of linear layers and convolutions that are matrices worth the name."""
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            if hasattr(module.weight, "full_tensor"):
+                raise ConfigError(
+                    "Muon needs whole matrices; train with AdamW where fsdp splits them"
+                )
+            if min(len(module.weight), module.weight[0].numel()) >= 4:
+                yield module.weight
+
+
 def _check_rates(lr: float, weight_decay: float, warmup: int) -> None:
     if lr <= 0:
         raise ConfigError(f"optimizer.lr={lr} must be above 0")
@@ -228,6 +310,16 @@ def _check_rates(lr: float, weight_decay: float, warmup: int) -> None:
         raise ConfigError(
             f"optimizer.weight_decay={weight_decay} and optimizer.warmup={warmup} must be 0 or more"
         )
+
+
+def _cosine(final_factor: float) -> Callable[[float], float]:
+    """The factor at a fraction of the run, falling from 1 to ``final_factor``."""
+
+    def factor(done: float) -> float:
+        wave = 0.5 * (1 + math.cos(math.pi * done))
+        return final_factor + (1 - final_factor) * wave
+
+    return factor
 
 
 def _with_warmup(
