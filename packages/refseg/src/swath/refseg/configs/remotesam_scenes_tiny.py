@@ -6,7 +6,7 @@ Expect:  oIoU 0.63 on 600 sentences about unseen scenes, 0.21 with sentences of 
          minutes of a crowded core's time (benchmarks/results/refseg_scenes.json)
 """
 
-from swath.core.engine.pieces import adamw_cosine
+from swath.core.engine.pieces import muon_cosine
 from swath.core.spec import Spec
 from swath.refseg.data.scenes import VOCABULARY, SceneSentences
 from swath.refseg.models.remotesam import RemoteSAM
@@ -52,7 +52,7 @@ task = Spec(
 scenes = {"size": SIZE, "empty_scenes": False}
 train = Spec(
     SceneSentences,
-    count=330_000,
+    count=120_000,
     seed=1,
     shares={"object": 0.6, "class": 0.2, "colour": 0.1, "nothing": 0.1},
     sentences=6,
@@ -63,11 +63,11 @@ val = Spec(SceneSentences, count=150, seed=2, sentences=3, **scenes)
 test = Spec(SceneSentences, count=600, seed=3, sentences=3, **scenes)
 del scenes
 
-optimizer = adamw_cosine(lr=2e-3, weight_decay=0.02, warmup=40, betas=(0.9, 0.99))
-iterations = 9000
+optimizer = muon_cosine(lr=2e-3, weight_decay=0.02, warmup=40, betas=(0.9, 0.99))
+iterations = 3200
 batch_size = 36
 num_workers = 1
-val_every = 1800
+val_every = 800
 checkpoint_every = 100
 ema = 0.99
 clip_norm = 1.0
