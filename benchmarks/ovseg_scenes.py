@@ -40,10 +40,11 @@ by the similarity map, 47.7, 50.9 and 6.4 by CAT-Seg, 48.2, 48.3 and 6.1 by GSNe
 where it is blue buildings, white tanks and red ships that are found, and hardly a green court (5);
 of names that captions don't say either only red courts are found (25). Turned images make no
 difference to any model. At seed 3 the similarity map has 34.1, 33.0 and 1.0, CAT-Seg 49.1, 41.0 and
-3.2, RSKT-Seg 40.4, 30.0 and 1.4: of names of captions alone CAT-Seg is 8 points above the map, not
-10, and RSKT-Seg below it. RSKT-Seg's turned cost maps gain nothing that can be told: without them
-it ends at 17.6, 12.4 and 0.0 at seed 2, where it found nothing for half of its steps, and at 46.6,
-41.2 and 3.8 at seed 3, better than with them. GSNet and the closed set weren't run there.
+3.2, GSNet 43.4, 40.3 and 5.3, RSKT-Seg 40.4, 30.0 and 1.4: on average over both seeds CAT-Seg is 12
+points above the map and GSNet 10 of names of captions alone, but 8 and 7 at seed 3, and RSKT-Seg is
+below it there. RSKT-Seg's turned cost maps gain nothing that can be told: without them it ends at
+17.6, 12.4 and 0.0 at seed 2, where it found nothing for half of its steps, and at 46.6, 41.2 and
+3.8 at seed 3, better than with them. The closed set wasn't run there.
 """
 
 import argparse
