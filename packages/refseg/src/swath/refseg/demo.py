@@ -25,7 +25,7 @@ from swath.core.viz.report import training_report
 from swath.refseg.predictor import RemoteSAMPredictor
 
 CONFIG = "remotesam_scenes_tiny"
-ITERATIONS = 2000  # a third of the config's: enough to show what it does
+ITERATIONS = 1200  # a third of the config's: enough to show what it does
 PICTURES = 12
 TRUE, FOUND = (90, 200, 90), (250, 80, 60)
 
