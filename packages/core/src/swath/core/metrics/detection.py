@@ -164,17 +164,17 @@ class DetectionMetrics:
 
         Boxes come by falling score.
         """
+        coco = self.protocol == "coco"
+        overlaps = _overlaps(boxes, objects.boxes, crowds=objects.difficult if coco else None)
         sizes = _areas(boxes).numpy()
         fates, counts = [], []
         for low, high in self.areas.values():
             outside = (objects.areas < low) | (objects.areas > high)
             counts.append(float((~objects.difficult & ~outside).sum()))
-            if self.protocol == "coco":
-                overlaps = _overlaps(boxes, objects.boxes, crowds=objects.difficult)
+            if coco:
                 fate = _match_free(overlaps, objects.difficult, outside, self.iou_thresholds)
                 fate[(fate == MISS) & ((sizes < low) | (sizes > high))] = IGNORED
             else:
-                overlaps = _overlaps(boxes, objects.boxes)
                 fate = _match_nearest(overlaps, objects.difficult, self.iou_thresholds)
             fates.append(fate)
         return np.stack(fates), np.array(counts)
@@ -373,7 +373,7 @@ def _match_free(
     uncounted = crowd | outside
     free = np.ones((len(thresholds), objects), np.bool_)
     rows = np.arange(len(thresholds))
-    for d in range(count):
+    for d in np.flatnonzero(overlaps.max(1) >= least.min()):  # the others can't take any
         taken = np.zeros(len(thresholds), np.bool_)
         for kind, meaning in ((~uncounted, HIT), (uncounted, IGNORED)):
             usable = np.where(free & kind, overlaps[d], -1.0)

@@ -75,7 +75,8 @@ class ConfusionMatrix:
         prediction = prediction.detach().reshape(-1).to(target.device).long()
         counted = target != self.ignore_index
         ignored = int(target.numel() - counted.sum())
-        target, prediction = target[counted], prediction[counted]
+        # ignored pixels pass as hits of class 0, which costs less than leaving them out
+        target, prediction = target.where(counted, 0), prediction.where(counted, 0)
         for name, labels in (("target", target), ("prediction", prediction)):
             if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < k:
                 raise DataError(
@@ -83,12 +84,16 @@ class ConfusionMatrix:
                     f"ignore_index {self.ignore_index} in the target; map the labels first"
                 )
         if self.matrix is not None:
-            pairs = torch.bincount(target * k + prediction, minlength=k * k)
-            self.matrix += pairs.reshape(k, k).cpu()
-        hits = target[target == prediction]
-        self._margins += torch.stack(
-            [torch.bincount(x, minlength=k) for x in (hits, target, prediction)]
-        ).cpu()
+            pairs = torch.bincount(target * k + prediction, minlength=k * k).cpu().reshape(k, k)
+            pairs[0, 0] -= ignored
+            self.matrix += pairs
+            margins = torch.stack([pairs.diagonal(), pairs.sum(1), pairs.sum(0)])
+        else:
+            hits = target[target == prediction]
+            counts = [torch.bincount(x, minlength=k) for x in (hits, target, prediction)]
+            margins = torch.stack(counts).cpu()
+            margins[:, 0] -= ignored
+        self._margins += margins
         if self.count_ignored_as_last_class and self.ignore_index == k:
             self._margins[:, -1] += ignored
             if self.matrix is not None:
