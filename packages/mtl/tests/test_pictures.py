@@ -1,6 +1,5 @@
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 from swath.core.config import TrainConfig
 from swath.mtl.pictures import attention_figure, attention_points, feature_figure
@@ -21,5 +20,6 @@ def test_attention_points_start_on_the_rings_that_the_layer_is_initialised_with(
         distance = np.abs((points.places - points.token)[own] * 8).max(1)
         np.testing.assert_allclose(sorted(distance), np.repeat([1, 2, 3, 4], 4), atol=1e-4)
     picture = np.zeros((64, 64, 3), np.uint8)
-    assert isinstance(attention_figure(picture, points), Figure)
+    axes = attention_figure(picture, points).axes[0]
+    assert (axes.get_xlim(), axes.get_ylim()) == ((-0.5, 63.5), (63.5, -0.5))
     assert len(feature_figure(model, image, channels=2).axes) == 4 * 3

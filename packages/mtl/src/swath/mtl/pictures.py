@@ -98,8 +98,8 @@ def attention_figure(picture: NDArray[np.uint8], points: AttentionPoints) -> Fig
         x, y, s=600 * points.weights, c=points.levels, cmap="plasma", alpha=0.75, linewidths=0
     )
     x, y = points.token * scale - 0.5
-    for colour, width in (("black", 4), ("white", 2)):  # seen on any ground
-        axes.scatter([x], [y], marker="+", s=160, c=colour, linewidths=width)
+    for colour, linewidth in (("black", 4), ("white", 2)):  # seen on any ground
+        axes.scatter([x], [y], marker="+", s=160, c=colour, linewidths=linewidth)
     axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     axes.set_axis_off()
     axes.legend(*dots.legend_elements(), title="level", loc="upper right", fontsize=8)
