@@ -57,6 +57,7 @@ def test_train_then_test_as_the_command_says(
     best = json.loads((run / "validation.json").read_text())
     assert shown.endswith(f"best mIoU {best['mIoU']:.4g}")
     assert json.loads(out)["mIoU"] == best["mIoU"]
+    assert "evaluating" not in err
     written = json.loads((run / "evaluation/val/metrics.json").read_text())
     assert written["confusion"] == best["confusion"]
     assert (run / "evaluation/val/report.html").exists()

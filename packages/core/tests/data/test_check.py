@@ -106,6 +106,19 @@ def test_a_seeded_fault_is_found_where_it_is(root: Path, kind: str) -> None:
     assert "\n" not in fault.message
 
 
+def test_a_folder_called_damaged_does_not_make_its_labels_unreadable(root: Path) -> None:
+    mislabel(root)
+    (fault,) = check(root.rename(root.with_name("damaged"))).faults
+    assert fault.kind == "label"
+
+
+def test_a_truncated_mask_is_unreadable(root: Path) -> None:
+    path = root / "masks/train/1.png"
+    path.write_bytes(path.read_bytes()[:60])
+    (fault,) = check(root).faults
+    assert (fault.kind, fault.path) == ("unreadable", str(path))
+
+
 def test_all_faults_are_reported_in_one_run(root: Path) -> None:
     drop_mask(root)
     Image.fromarray(np.full((SIDE, SIDE), 9, np.uint8)).save(root / "masks/train/0.png")

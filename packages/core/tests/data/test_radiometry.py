@@ -89,6 +89,8 @@ def test_fits_samples_and_spreads_a_limit_over_the_set() -> None:
     samples = [Sample(torch.full((1, 2, 2), v, dtype=torch.uint8)) for v in range(0, 100, 10)]
     fitted = Radiometry.fit(samples, bands=("grey",), limit=2)
     assert fitted.mean[0] == pytest.approx((0 + 50) / 2 / 255)
+    fitted = Radiometry.fit(samples, limit=6)  # not the first six
+    assert fitted.mean[0] == pytest.approx((0 + 10 + 30 + 50 + 60 + 80) / 6 / 255)
 
 
 def test_refuses_mixed_images_and_images_without_a_valid_pixel() -> None:

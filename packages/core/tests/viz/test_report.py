@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 from torchvision import tv_tensors
@@ -9,6 +10,7 @@ from swath.core.detection.task import DetectionTask
 from swath.core.sample import Sample
 from swath.core.segmentation import SegmentationTask
 from swath.core.task import Task
+from swath.core.viz import report
 from swath.core.viz.page import Section
 from swath.core.viz.report import headline, metrics_sections, read_log, training_report
 
@@ -80,6 +82,14 @@ def test_the_worst_example_is_the_one_that_is_wrong(tmp_path: Path) -> None:
     assert "scene-4" in worst
     assert "scene-4" not in best
     assert "mIoU 0.000" in worst
+
+
+def test_no_more_examples_are_judged_than_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "_JUDGED_AT_MOST", 3)
+    text = training_report(tmp_path, evaluated(), Threshold(), TASK, Scenes()).read_text("utf-8")
+    assert "one in 2 of which was judged" in text  # three of five, not all
 
 
 def test_a_folder_without_a_log_gives_a_report_all_the_same(tmp_path: Path) -> None:

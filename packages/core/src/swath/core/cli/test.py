@@ -114,6 +114,7 @@ def judge(
         num_workers=loaded.num_workers,
         device=device,
         precision=loaded.precision,
+        progress=not as_json,
     )
     folder = out or checkpoint.parent / "evaluation" / chosen
     figures = as_data(metrics)

@@ -28,7 +28,7 @@ from swath.core.data.detection import (
 )
 from swath.core.data.readers import LabelReader, find_images, read_array, resolve_root
 from swath.core.data.spec import DatasetSpec, Item, Layout, Protocol, read_list
-from swath.core.errors import DataError, EmptySplitError, SwathError
+from swath.core.errors import DataError, EmptySplitError, RasterError, SwathError
 from swath.core.plugins import resolve
 from swath.core.progress import track
 
@@ -372,9 +372,7 @@ class _Inspector:
         try:
             mask = self._labels(path)
         except DataError as error:
-            kind = (
-                "unreadable" if "damaged" in str(error) or "not an image" in str(error) else "label"
-            )
+            kind = "unreadable" if isinstance(error, RasterError) else "label"
             seen.findings.append(_finding(kind, path, error))
             return
         if shape is not None and mask.shape != shape:

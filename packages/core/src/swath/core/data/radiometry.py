@@ -90,10 +90,10 @@ class Radiometry:
         source: Any = images
         chosen = source
         if limit is not None and hasattr(source, "__getitem__") and hasattr(source, "__len__"):
-            step = max(1, len(source) // limit)  # spread over the whole set
-            chosen = (source[i] for i in range(0, len(source), step))
-        if limit is not None:
-            chosen = itertools.islice(chosen, limit)
+            count = min(limit, len(source))
+            chosen = (source[i * len(source) // count] for i in range(count))
+        elif limit is not None:
+            chosen = itertools.islice(source, limit)
         for image in track(chosen, "statistics", limit, "img", enabled=progress):
             moments.add(*_array_and_valid(image))
         dtype, mean, std = moments.result()
@@ -241,9 +241,11 @@ class _Moments:
             if not kept.size:
                 continue
             kept = kept.astype(np.float64)
+            mean = kept.mean()
+            kept -= mean
             total = self.count[band] + kept.size
-            delta = kept.mean() - self.mean[band]
-            self.squares[band] += ((kept - kept.mean()) ** 2).sum()
+            delta = mean - self.mean[band]
+            self.squares[band] += kept @ kept
             self.squares[band] += delta**2 * self.count[band] * kept.size / total
             self.mean[band] += delta * kept.size / total
             self.count[band] = total

@@ -1,6 +1,7 @@
 """The report of a run: what was trained, how good it is and where it errs, in one HTML file."""
 
 import json
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -151,7 +152,7 @@ class _Judged:
 def _example_sections(model: nn.Module, task: Task, dataset: Any, each: int = 3) -> list[Section]:
     if task.kind != "segmentation" or not len(dataset):
         return []
-    step = max(1, len(dataset) // _JUDGED_AT_MOST)
+    step = math.ceil(len(dataset) / _JUDGED_AT_MOST)
     scored = [_judge(model, task, dataset, i) for i in range(0, len(dataset), step)]
     judged = sorted((j for j in scored if np.isfinite(j.score)), key=lambda j: j.score)
     each = min(each, (len(judged) + 1) // 2)
