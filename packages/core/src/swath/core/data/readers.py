@@ -8,6 +8,7 @@ import os
 import struct
 import warnings
 from collections.abc import Callable
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -210,14 +211,27 @@ class LabelReader:
                 return stored
             index = cv2.LUT(stored, self._table) if self.dtype == np.uint8 else self._table[stored]
             return index
+        if stored.dtype == np.uint8 and self.protocol.coloured:
+            place = self._place_of_colour.take(_packed_colours(stored))
+            if not place.all():
+                raise DataError(f"{where}: {self._complaint(stored, place == 0)}")
+            index = self._index.take(place - 1)
+            return index
         codes = stored.astype(np.int64)
         if stored.ndim == 3:
-            codes = codes[..., 0] << 16 | codes[..., 1] << 8 | codes[..., 2]
+            codes = _packed_colours(codes)
         place, known = self._look_up(codes)
         if not known.all():
             raise DataError(f"{where}: {self._complaint(stored, ~known)}")
         index = self._index[place]
         return index
+
+    @cached_property
+    def _place_of_colour(self) -> NDArray[np.uint16]:
+        """For each of the 2**24 colours its place among the codes from 1, or 0."""
+        places = np.zeros(1 << 24, np.uint16)  # memory is taken where it is written and read only
+        places[self._codes] = np.arange(1, len(self._codes) + 1)
+        return places
 
     def _look_up(self, codes: Array) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
         place = np.searchsorted(self._codes, codes).clip(max=len(self._codes) - 1)
@@ -273,6 +287,16 @@ def _packed(value: int | tuple[int, int, int]) -> int:
     if isinstance(value, int):
         return value
     return value[0] << 16 | value[1] << 8 | value[2]
+
+
+def _packed_colours(stored: Array) -> NDArray[np.integer[Any]]:
+    """``(H, W, 3)`` colours as one number each, like `_packed`."""
+    red, green, blue = np.moveaxis(stored, -1, 0)
+    codes: NDArray[np.integer[Any]] = red.astype(np.promote_types(stored.dtype, np.int32))
+    for band in (green, blue):
+        codes <<= 8
+        codes |= band
+    return codes
 
 
 def _summary(protocol: Protocol) -> str:
