@@ -264,7 +264,7 @@ def _present_splits(
 
 def _holds(layout: Layout, place: Path, values: Mapping[str, tuple[str, ...]]) -> bool:
     name = next((k for k in values if k in layout.fields()), None)
-    return name is not None and next(layout.find(place, {name: values[name]}), None) is not None
+    return name is not None and layout.holds(place, {name: values[name]})
 
 
 def _split_folders(items: dict[str, Item], lists: Sequence[str | Path]) -> dict[str, list[Item]]:

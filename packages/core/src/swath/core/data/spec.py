@@ -125,14 +125,23 @@ class Layout:
             root: The copy's root.
             allowed: For some fields, the values they may have.
         """
+        found = [self.item(root, values) for values in self._matches(root, allowed)]
+        return iter(sorted(found, key=lambda item: _natural(item.id)))
+
+    def holds(self, root: Path, allowed: Mapping[str, tuple[str, ...]]) -> bool:
+        """Whether `find` would find an image; looks no further than the first."""
+        return next(self._matches(root, allowed), None) is not None
+
+    def _matches(
+        self, root: Path, allowed: Mapping[str, tuple[str, ...]]
+    ) -> Iterator[dict[str, str]]:
+        """The fields of each image that is there, in no order."""
         pattern = _regex(self.images)
         glob = _FIELD.sub(lambda m: "**/*" if m[2] == ".+" else "*", self.images)
-        found = []
         for path in root.glob(glob):
             match = pattern.fullmatch(path.relative_to(root).as_posix())
             if match and all(match[k] in v for k, v in allowed.items() if k in match.groupdict()):
-                found.append(self.item(root, match.groupdict()))
-        return iter(sorted(found, key=lambda item: _natural(item.id)))
+                yield match.groupdict()
 
     def item(self, root: Path, values: Mapping[str, str]) -> "Item":
         """The item whose fields have these values (files needn't exist)."""
@@ -228,7 +237,7 @@ class DatasetSpec:
         roots = (root, root / self.folder) if self.folder else (root,)
         for place in roots:
             for layout in self.layouts:
-                if next(layout.find(place, {}), None) is not None:
+                if layout.holds(place, {}):
                     return place, layout
         expected = " or ".join(dict.fromkeys(layout.images for layout in self.layouts))
         raise DataError(f"{root} holds no images of {self.name}; expected {expected}")
