@@ -19,8 +19,10 @@ class Fixed:
     def __len__(self) -> int:
         return len(self.ids)
 
+    dtype = torch.int64
+
     def __getitem__(self, index: int) -> Sample:
-        mask = torch.tensor([[*range(len(self.classes)), 9]])
+        mask = torch.tensor([[*range(len(self.classes)), 9]], dtype=self.dtype)
         return Sample(
             torch.zeros(3, *mask.shape, dtype=torch.uint8),
             {"mask": tv_tensors.Mask(mask)},
@@ -28,8 +30,10 @@ class Fixed:
         )
 
 
-def test_classes_are_renamed_merged_and_ignored() -> None:
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_classes_are_renamed_merged_and_ignored(dtype: torch.dtype) -> None:
     fixed = Fixed("a", ("lawn", "tree", "house", "clutter"), 1)
+    fixed.dtype = dtype
     names = {"lawn": "green", "tree": "green", "house": "building", "clutter": None}
     relabelled = Relabelled(fixed, names, ("building", "road", "green"))
     assert relabelled[0].targets["mask"].tolist() == [[2, 2, 0, 255, 255]]

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import cv2
 import torch
 from torchvision import tv_tensors
 
@@ -107,7 +108,11 @@ class Relabelled:
     def __getitem__(self, index: int) -> Sample:
         """The sample with its mask rewritten, uint8."""
         sample: Sample = self.dataset[index]
-        mask = self._table[sample.targets["mask"].as_subclass(torch.Tensor).long()]
+        stored = sample.targets["mask"].as_subclass(torch.Tensor)
+        if stored.dtype == torch.uint8:  # the usual case, ten times as fast
+            mask = torch.from_numpy(cv2.LUT(stored.numpy(), self._table.numpy()))
+        else:
+            mask = self._table[stored.long()]
         return replace(sample, targets={"mask": tv_tensors.Mask(mask)})
 
 
