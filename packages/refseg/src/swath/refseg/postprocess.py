@@ -136,7 +136,11 @@ def inside_oriented(inner: Boxes, outer: Boxes) -> bool:
     row and column of the two, so that a box of one pixel there counts as inside anything.
     """
     quads = [box[:8].reshape(4, 2).astype(np.int32) for box in (inner, outer)]
-    width, height = np.maximum(*quads).max(axis=0).clip(min=0)
+    width, height = size = np.maximum(*quads).max(axis=0).clip(min=0)
+    corners, low, high = quads[0], quads[1].min(axis=0), quads[1].max(axis=0)
+    looked_at = ((corners >= 0) & (corners < size)).all(axis=1)
+    if (looked_at & ((corners < low) | (corners > high)).any(axis=1)).any():
+        return False  # a corner lies beside the other box: nothing need be drawn
     drawn = []
     for quad in quads:
         canvas = np.zeros((height, width), dtype=np.uint8)
