@@ -212,14 +212,12 @@ class LabelReader:
             index = cv2.LUT(stored, self._table) if self.dtype == np.uint8 else self._table[stored]
             return index
         if stored.dtype == np.uint8 and self.protocol.coloured:
-            place = self._place_of_colour.take(_packed_colours(stored))
-            if not place.all():
-                raise DataError(f"{where}: {self._complaint(stored, place == 0)}")
-            index = self._index.take(place - 1)
+            number = self._number_of_colour.take(_packed_colours(stored))
+            if not number.all():
+                raise DataError(f"{where}: {self._complaint(stored, number == 0)}")
+            index = self._index.take(number - 1)
             return index
-        codes = stored.astype(np.int64)
-        if stored.ndim == 3:
-            codes = _packed_colours(codes)
+        codes = stored.astype(np.int64) if stored.ndim == 2 else _packed_colours(stored)
         place, known = self._look_up(codes)
         if not known.all():
             raise DataError(f"{where}: {self._complaint(stored, ~known)}")
@@ -227,11 +225,11 @@ class LabelReader:
         return index
 
     @cached_property
-    def _place_of_colour(self) -> NDArray[np.uint16]:
-        """For each of the 2**24 colours its place among the codes from 1, or 0."""
-        places = np.zeros(1 << 24, np.uint16)  # memory is taken where it is written and read only
-        places[self._codes] = np.arange(1, len(self._codes) + 1)
-        return places
+    def _number_of_colour(self) -> NDArray[np.uint16]:
+        """For each of the 2**24 colours its number among the codes from 1, or 0 if unlisted."""
+        numbers = np.zeros(1 << 24, np.uint16)  # only pages that are touched take memory
+        numbers[self._codes] = np.arange(1, len(self._codes) + 1)
+        return numbers
 
     def _look_up(self, codes: Array) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
         place = np.searchsorted(self._codes, codes).clip(max=len(self._codes) - 1)
@@ -289,13 +287,13 @@ def _packed(value: int | tuple[int, int, int]) -> int:
     return value[0] << 16 | value[1] << 8 | value[2]
 
 
-def _packed_colours(stored: Array) -> NDArray[np.integer[Any]]:
+def _packed_colours(stored: Array) -> NDArray[np.int64]:
     """``(H, W, 3)`` colours as one number each, like `_packed`."""
     red, green, blue = np.moveaxis(stored, -1, 0)
-    codes: NDArray[np.integer[Any]] = red.astype(np.promote_types(stored.dtype, np.int32))
+    codes: NDArray[np.int64] = red.astype(np.int64)
     for band in (green, blue):
         codes <<= 8
-        codes |= band
+        codes |= band.astype(np.int64, copy=False)
     return codes
 
 
