@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from swath.core.data.spec import DatasetSpec, Layout, Protocol
 from swath.core.errors import DataError, suggest
 from swath.core.plugins import plugins, resolve
+from swath.core.zoo import ISAID_CLASSES, ISAID_PALETTE
 
 if TYPE_CHECKING:
     from swath.core.data.detection import DetectionItems
@@ -74,17 +75,17 @@ _ISPRS_PROTOCOLS = {
 }
 
 
-def _tiles(text: str) -> tuple[str, ...]:
+def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-_POTSDAM_TRAIN = _tiles(
+_POTSDAM_TRAIN = _words(
     "2_10 2_11 2_12 3_10 3_11 3_12 4_10 4_11 4_12 5_10 5_11 5_12 "
     "6_7 6_8 6_9 6_10 6_11 6_12 7_7 7_8 7_9 7_10 7_11 7_12"
 )
-_POTSDAM_VAL = _tiles("2_13 2_14 3_13 3_14 4_13 4_14 4_15 5_13 5_14 5_15 6_13 6_14 6_15 7_13")
-_VAIHINGEN_TRAIN = _tiles("1 3 5 7 11 13 15 17 21 23 26 28 30 32 34 37")
-_VAIHINGEN_VAL = _tiles("2 4 6 8 10 12 14 16 20 22 24 27 29 31 33 35 38")
+_POTSDAM_VAL = _words("2_13 2_14 3_13 3_14 4_13 4_14 4_15 5_13 5_14 5_15 6_13 6_14 6_15 7_13")
+_VAIHINGEN_TRAIN = _words("1 3 5 7 11 13 15 17 21 23 26 28 30 32 34 37")
+_VAIHINGEN_VAL = _words("2 4 6 8 10 12 14 16 20 22 24 27 29 31 33 35 38")
 
 _POTSDAM = DatasetSpec(
     name="potsdam",
@@ -268,29 +269,6 @@ _OPENEARTHMAP = DatasetSpec(
 )
 
 # iSAID --------------------------------------------------------------------------------------------
-_ISAID_CLASSES = _tiles(
-    "ship storage_tank baseball_diamond tennis_court basketball_court ground_track_field bridge "
-    "large_vehicle small_vehicle helicopter swimming_pool roundabout soccer_ball_field plane harbor"
-)
-_ISAID_RGB = (
-    (0, 0, 63),
-    (0, 63, 63),
-    (0, 63, 0),
-    (0, 63, 127),
-    (0, 63, 191),
-    (0, 63, 255),
-    (0, 127, 63),
-    (0, 127, 127),
-    (0, 0, 127),
-    (0, 0, 191),
-    (0, 0, 255),
-    (0, 191, 127),
-    (0, 127, 191),
-    (0, 127, 255),
-    (0, 100, 155),
-)
-_ISAID_ALL = ("background", *_ISAID_CLASSES)
-_ISAID_ALL_RGB = ((0, 0, 0), *_ISAID_RGB)
 _ISAID = DatasetSpec(
     name="isaid",
     title="iSAID: semantic labels of DOTA scenes",
@@ -302,25 +280,27 @@ _ISAID = DatasetSpec(
     ),
     protocols={
         "s4p": Protocol(
-            _ISAID_ALL,
-            _ISAID_ALL_RGB,
+            ISAID_CLASSES,
+            ISAID_PALETTE,
             tile_px=512,
             metric="mIoU without background",
             source="S4P pre-training: index masks 0 to 15, 255 ignored; colours of the data set",
         ),
         "foreground": Protocol(
-            _ISAID_CLASSES,
-            _ISAID_RGB,
+            ISAID_CLASSES[1:],
+            ISAID_PALETTE[1:],
             mapping=((0, 255), *((i + 1, i) for i in range(15)), (255, 255)),
             source="fifteen classes, background ignored",
         ),
         "ovrs": Protocol(
-            _ISAID_CLASSES, _ISAID_RGB, source="OVRSISBench: index masks from 0, 255 ignored"
+            ISAID_CLASSES[1:],
+            ISAID_PALETTE[1:],
+            source="OVRSISBench: index masks from 0, 255 ignored",
         ),
         "rgb": Protocol(
-            _ISAID_ALL,
-            _ISAID_ALL_RGB,
-            mapping=tuple((c, i) for i, c in enumerate(_ISAID_ALL_RGB)),
+            ISAID_CLASSES,
+            ISAID_PALETTE,
+            mapping=tuple((c, i) for i, c in enumerate(ISAID_PALETTE)),
             source="original colour masks",
         ),
     },
@@ -424,14 +404,14 @@ def _flood(name: str, title: str, sensor: str, bands: tuple[str, ...], dtype: st
     )
 
 
-_S2_BANDS = _tiles("B1 B2 B3 B4 B5 B6 B7 B8 B8A B9 B10 B11 B12")
+_S2_BANDS = _words("B1 B2 B3 B4 B5 B6 B7 B8 B8A B9 B10 B11 B12")
 _SEN1FLOODS11 = _flood("sen1floods11", "Sen1Floods11, Sentinel-2", "S2Hand", _S2_BANDS, "int16")
 _SEN1FLOODS11_S1 = _flood(
     "sen1floods11-s1", "Sen1Floods11, Sentinel-1", "S1Hand", ("VV", "VH"), "float32"
 )
 
 # Detection ----------------------------------------------------------------------------------------
-_VHR10_CLASSES = _tiles(
+_VHR10_CLASSES = _words(
     "airplane ship storage_tank baseball_diamond tennis_court basketball_court "
     "ground_track_field harbor bridge vehicle"
 )
@@ -464,7 +444,7 @@ _VHR10_SEMANTIC = DatasetSpec(
     protocols={"vhr10": Protocol(("background", *_VHR10_CLASSES))},
     licence=_VHR10_LICENCE,
 )
-_DOTA_CLASSES = _tiles(
+_DOTA_CLASSES = _words(
     "plane ship storage-tank baseball-diamond tennis-court basketball-court ground-track-field "
     "harbor bridge large-vehicle small-vehicle helicopter roundabout soccer-ball-field "
     "swimming-pool container-crane airport helipad"
@@ -484,7 +464,7 @@ _DOTA = DatasetSpec(
         "v1.5": Protocol(_DOTA_CLASSES[:16], tile_px=1024, metric="AP50"),
         "v2.0": Protocol(_DOTA_CLASSES, tile_px=1024, metric="AP50"),
         "s5": Protocol(
-            _tiles(
+            _words(
                 "large-vehicle swimming-pool helicopter bridge plane ship soccer-ball-field "
                 "basketball-court ground-track-field small-vehicle baseball-diamond tennis-court "
                 "roundabout storage-tank harbor container-crane airport helipad"
@@ -501,12 +481,12 @@ _DOTA = DatasetSpec(
     where="CAPTAIN-WHU (DOTA)",
     notes="Scenes up to 20,000 px: cut into 1024 px patches with 200 px overlap for training.",
 )
-_DIOR_CLASSES = _tiles(
+_DIOR_CLASSES = _words(
     "airplane airport baseballfield basketballcourt bridge chimney dam expressway-service-area "
     "expressway-toll-station golffield groundtrackfield harbor overpass ship stadium storagetank "
     "tenniscourt trainstation vehicle windmill"
 )
-_DIOR_S5 = _tiles(
+_DIOR_S5 = _words(
     "airplane airport baseballfield basketballcourt bridge chimney expressway-service-area "
     "expressway-toll-station dam golffield groundtrackfield harbor overpass ship stadium "
     "storagetank tenniscourt trainstation vehicle windmill"
@@ -561,7 +541,7 @@ _EUROSAT = DatasetSpec(
     ),
     protocols={
         "eurosat": Protocol(
-            _tiles(
+            _words(
                 "AnnualCrop Forest HerbaceousVegetation Highway Industrial Pasture PermanentCrop "
                 "Residential River SeaLake"
             ),
@@ -583,7 +563,7 @@ _RESISC45 = DatasetSpec(
     layouts=_RESISC_LAYOUTS,
     protocols={
         "resisc45": Protocol(
-            _tiles(
+            _words(
                 "airplane airport baseball_diamond basketball_court beach bridge chaparral church "
                 "circular_farmland cloud commercial_area dense_residential desert forest freeway "
                 "golf_course ground_track_field harbor industrial_area intersection island lake "
@@ -607,7 +587,7 @@ _RESISC12 = DatasetSpec(
     layouts=_RESISC_LAYOUTS,
     protocols={
         "resisc12": Protocol(
-            _tiles(
+            _words(
                 "beach commercial_area desert farmland forest industrial_area island lake mountain "
                 "residential river wetland"
             ),

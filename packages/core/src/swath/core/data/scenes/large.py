@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 from rasterio.crs import CRS
 from rasterio.transform import from_origin
-from rasterio.windows import Window
 
 from swath.core.data.scenes.domains import CLASS_SETS
 from swath.core.data.scenes.paint import Painter, Sensor
@@ -14,6 +13,7 @@ from swath.core.data.scenes.scene import VERSION, find_domain
 from swath.core.data.scenes.world import lay_out_region
 from swath.core.errors import DataError, suggest
 from swath.core.geo.raster import RasterInfo, RasterWriter
+from swath.core.geo.windows import grid
 from swath.core.progress import track
 
 _WINDOW = 256  # one tile of the files
@@ -78,11 +78,7 @@ def render_large(
         crs=CRS.from_user_input(crs),
         transform=from_origin(*origin, gsd_m, gsd_m),
     )
-    windows = [
-        Window(col, row, min(_WINDOW, width - col), min(_WINDOW, height - row))
-        for row in range(0, height, _WINDOW)
-        for col in range(0, width, _WINDOW)
-    ]
+    windows = list(grid(height, width, _WINDOW))
     with (
         RasterWriter(
             source, info, count=3, tags={"SWATH_SCENE": f"{VERSION} {domain} {seed}"}
