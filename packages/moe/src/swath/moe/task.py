@@ -42,8 +42,8 @@ class MultiDatasetTask(Task, Generic[S]):
         tasks: What each data set's labels mean and how it is judged, by name.
         weights: Weight of a task's losses; default 1.
         loss_from: Share of the run from which a task's losses count; default 0, from the start.
-            Before, its weight is 0: its samples still move its decoder's batch norms, and what is
-            its alone gets zero gradients, but weight decay.
+            Before, its weight is 0: its samples still update its decoder's batch norms, and the
+            parameters that are its alone get zero gradients, which weight decay doesn't spare.
 
     Attributes:
         classes: ``"<task>/<class>"`` of all tasks, one after the other.

@@ -121,8 +121,8 @@ class SceneClassificationTask(HeadTask):
         classes: Names in index order.
         head: Of the model.
         radiometry: How sensor numbers become model input; default 8-bit RGB, ImageNet's statistics.
-        mixup: Alpha of mixup and
-        cutmix: of CutMix, in training; 0 leaves it out. Of those that are in, each batch gets one.
+        mixup: Alpha of mixup in training; 0 leaves it out.
+        cutmix: Alpha of CutMix, likewise. Where both are used, each batch gets one at random.
 
     Source:
         RSCoTr dossier 1.3.
@@ -197,11 +197,11 @@ class BoxTask(HeadTask, DetectionTask):
     Args:
         classes: Names in index order.
         head: Of the model.
-        radiometry: See `DetectionTask`; so are the others. Judged by COCO's AP at IoU 0.5.
+        radiometry: See `DetectionTask`.
         palette: See there.
         gsd_m: See there.
-        protocol: See there.
-        iou_thresholds: See there.
+        protocol: See there; here COCO's.
+        iou_thresholds: See there; here 0.5 alone.
         merge_iou: See there.
         tile: Side in pixels of the pieces in which larger scenes are searched by default: best
             that of the images trained on, since boxes are learnt as shares of an image. A quarter

@@ -93,7 +93,7 @@ def extract(
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Iterator[_Member | str], Any]]:
-    """The archive's members (text in the place of one says what is wrong with it), and a reader."""
+    """The archive's members (or, as text, what is wrong with one), and what opens a member."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as bundle:
             yield (_zip_member(info) for info in bundle.infolist()), bundle.open

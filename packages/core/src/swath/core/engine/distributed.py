@@ -138,9 +138,9 @@ def wait_for_all(world: World) -> None:
 def shard(model: nn.Module, device: torch.device, world: World) -> None:
     """Share a model's weights out among the processes, in place (FSDP2).
 
-    A unit that is gathered for its computation and let go of again is an element of an outermost
-    `nn.ModuleList` (a transformer's block); what lies outside of all of them is one more unit.
-    Such elements must be called as modules, not only asked for their weights.
+    Units are gathered for their computation and released after it: each element of an outermost
+    `nn.ModuleList` (a transformer's block) is one, and everything outside of these is one more.
+    Such elements must be called as modules; reading their weights alone doesn't gather them.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard

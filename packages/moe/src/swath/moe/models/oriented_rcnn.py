@@ -47,7 +47,7 @@ Losses = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Preset:
-    """In what families of Oriented R-CNN differ.
+    """What families of Oriented R-CNN differ in.
 
     Attributes:
         version: Representatives of the rectangles that regions have: it decides how a region's

@@ -60,10 +60,10 @@ class Noise(NamedTuple):
     """The random numbers of one call of `ContrastiveDenoising`; N noised boxes, positives first.
 
     Attributes:
-        label_draw: ``(N,)`` in 0..1; labels of those below half the label noise are replaced,
-        new_label: int64, as many as these are, by these.
-        sign: 0 or 1, ``(N, 4)``: which way a side is moved,
-        part: ``(N, 4)`` in 0..1: and how far.
+        label_draw: ``(N,)`` in 0..1; a label is replaced where it is below half the label noise.
+        new_label: int64, one for each label that is replaced.
+        sign: 0 or 1, ``(N, 4)``: which way a side is moved.
+        part: ``(N, 4)`` in 0..1: how far.
     """
 
     label_draw: Tensor
