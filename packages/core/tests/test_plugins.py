@@ -41,3 +41,10 @@ def test_what_is_declared_by_name_is_gathered_from_all(monkeypatch: pytest.Monke
     ]
     monkeypatch.setattr(plugins, "plugins", lambda: tuple(installed))
     assert plugins.named("demos") == {"x": "x.demo:run", "y": "y.demo:run"}
+
+
+def test_data_from_outside_may_name_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    import json.decoder
+
+    monkeypatch.setattr(plugins, "plugins", lambda: (Plugin("a", json.decoder), Plugin("b")))
+    assert plugins.trusted() == ("json.", "swath.")

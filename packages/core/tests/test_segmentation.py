@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,13 @@ from swath.core.errors import ConfigError, DataError
 from swath.core.inference.protocols import EvaluationMode
 from swath.core.sample import Sample
 from swath.core.segmentation import SegmentationTask, cross_entropy, dice_loss
+
+
+class InDict(nn.Module):
+    """Gives its logits as torchvision's models do."""
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        return {"out": image}
 
 
 class PerPixel(nn.Module):
@@ -157,3 +165,65 @@ def test_evaluation_mode_is_used_in_predict() -> None:
 def test_wrong_arguments_name_themselves(argument: str, value: object) -> None:
     with pytest.raises(ConfigError, match=argument):
         SegmentationTask("abc", **{argument: value})  # type: ignore[arg-type]
+
+
+def made(**changes: object) -> Sample:
+    image = torch.zeros(3, 8, 6, dtype=torch.uint8)
+    parts = {"image": image, "mask": torch.zeros(8, 6, dtype=torch.int64), "valid": None}
+    parts |= changes  # type: ignore[assignment]
+    return Sample(parts["image"], {"mask": parts["mask"]}, parts["valid"], {"id": "a"})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mask": torch.zeros(4, 6, dtype=torch.int64)}, r"a: the mask .*\(8, 6\); got .*\(4, 6\)"),
+        ({"mask": torch.zeros(1, 8, 6, dtype=torch.int64)}, "a: the mask must be a tensor of int"),
+        (
+            {"mask": torch.zeros(8, 6)},
+            "a: the mask must be a tensor of int.* got a Tensor, tor",
+        ),
+        ({"mask": np.zeros((8, 6), int)}, "a: the mask must be .* got a ndarray"),
+        ({"mask": 3}, "a: the mask must be .* got a int"),
+        ({"image": torch.zeros(8, 6)}, r"a: the image must be a tensor \(C, H, W\)"),
+        ({"image": np.zeros((3, 8, 6))}, r"a: the image must be a tensor \(C, H, W\)"),
+        ({"valid": torch.full((8, 6), 255, dtype=torch.uint8)}, "a: valid must be a boolean"),
+        ({"valid": torch.ones(6, 8, dtype=torch.bool)}, "a: valid must be .* the image's shape"),
+    ],
+)
+def test_what_is_no_image_or_no_mask_of_it_is_refused(changes: object, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        SegmentationTask(["a", "b"]).collate([made(**changes)])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Conv2d(3, 3, 1), "the model scores 3 classes, the task has 2"),
+        (nn.Conv2d(3, 1, 1), "the model scores 1 classes, the task has 2"),
+        (nn.Conv2d(3, 2, 1, stride=2), "logits of 3 x 4 px for images of 6 x 8 px"),
+        (nn.Flatten(2), "gave a Tensor, torch.float32 of shape"),
+        (InDict(), "gave a dict; a segmentation model gives logits"),
+    ],
+)
+def test_a_model_that_gives_no_logit_a_class_and_pixel_is_refused(
+    model: nn.Module, message: str
+) -> None:
+    task = SegmentationTask(["a", "b"])
+    batch = task.collate([made()])
+    with pytest.raises(ConfigError, match=message):
+        task.losses(model, batch)
+    with pytest.raises(ConfigError, match=message):
+        task.predict(model, batch)
+
+
+@pytest.mark.parametrize("classes", [[], ["a", "b", "a"]])
+def test_classes_are_different_names(classes: list[str]) -> None:
+    with pytest.raises(ConfigError, match="classes"):
+        SegmentationTask(classes)
+
+
+@pytest.mark.parametrize("colour", ["red", (0, 0), (300, 0, 0), ("1", "2", "3")])
+def test_colours_are_three_bytes(colour: object) -> None:
+    with pytest.raises(ConfigError, match="palette must hold three whole numbers"):
+        SegmentationTask(["a", "b"], palette=[(0, 0, 0), colour])  # type: ignore[list-item]

@@ -1,5 +1,7 @@
 import json
+from abc import ABC, abstractmethod
 from collections import Counter
+from functools import partial
 
 import pytest
 
@@ -48,3 +50,30 @@ def test_what_is_not_data_is_refused() -> None:
     for key in (3, "_target_"):
         with pytest.raises(ConfigError, match="can't hold a dict with the key"):
             to_data({key: 1})
+
+
+class Unfinished(ABC):
+    @abstractmethod
+    def finish(self) -> None: ...
+
+
+def test_what_cannot_be_built_is_named_before_it_is_called() -> None:
+    with pytest.raises(ConfigError, match="progress:Bar needs total; give it"):
+        Spec(Bar, description="x").build()
+    assert Spec(Bar, description="x").build(total=None).total is None
+    with pytest.raises(ConfigError, match="Unfinished must define finish"):
+        Spec(Unfinished).build()
+
+
+def test_what_data_cannot_name_is_refused() -> None:
+    for target in ("swath.core.progress:Bar", partial(Bar, "x"), None):
+        with pytest.raises(ConfigError, match="Spec takes a class or a function, not"):
+            Spec(target)  # type: ignore[arg-type]
+
+    def local() -> int:
+        return 3
+
+    assert Spec(local).build() == 3
+    for hidden in (local, lambda: 3):
+        with pytest.raises(ConfigError, match="can't be imported by its name"):
+            to_data(Spec(hidden))

@@ -1,12 +1,15 @@
 import json
 import random
 import struct
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
+from swath.core import plugins
 from swath.core.checkpoint import store
 from swath.core.checkpoint.store import describe, file_hash, load_pair, save_model, verify
 from swath.core.errors import CheckpointError, UnsafeCheckpointError
@@ -204,3 +207,20 @@ def test_shared_and_strided_tensors_are_stored(tmp_path: Path) -> None:
 def test_another_suffix_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="safetensors"):
         save_model(tmp_path / "x.pth", LightDecoder((8,)), MODEL, TASK)
+
+
+class Mine(nn.Conv2d):
+    """A model of somebody's own."""
+
+
+def test_models_of_installed_plugins_open_and_others_say_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mine.safetensors"
+    spec = Spec(Mine, in_channels=3, out_channels=2, kernel_size=1)
+    save_model(path, spec.build(), spec, Spec(SegmentationTask, classes=["a", "b"]))
+    with pytest.raises(CheckpointError, match=r"make its package a plugin, or .*Predictor\(model"):
+        load_pair(path)
+    module = sys.modules[__name__]
+    monkeypatch.setattr(plugins, "plugins", lambda: (plugins.Plugin("mine", module),))
+    assert isinstance(load_pair(path)[0], Mine)

@@ -332,3 +332,11 @@ def test_a_set_may_make_its_own_batches() -> None:
     assert [len(b["ids"]) for b in islice(accumulating, 4)] == [2, 2, 3, 3]
     evaluated = [b["ids"] for b in loader(Pairs(5))]
     assert evaluated == [["0", "1", "2", "3"], ["4"]]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("item", [None, {"image": 1}, (1, 2)])
+def test_a_data_set_that_gives_no_samples_is_named(workers: int, item: Any) -> None:
+    batches = loader([item] * 4, num_workers=workers)
+    with pytest.raises(DataError, match=f"list gave a {type(item).__name__} as sample 0; a data"):
+        next(iter(batches))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -470,3 +471,45 @@ def test_only_the_engine_imports_mmengine() -> None:
         if re.search(r"^\s*(import|from) mmengine", file.read_text(), re.MULTILINE)
     }
     assert importers == {"engine"}
+
+
+@pytest.mark.parametrize(
+    ("losses", "message"),
+    [
+        ([], "losses must give scalar tensors by name"),
+        ({}, r"no loss \(none was given\) has a gradient"),
+        ({"a": 1.0}, "losses must give scalar tensors by name"),
+        ({"a": torch.zeros(3)}, "losses must give scalar tensors by name"),
+        ({"a": torch.zeros(())}, r"no loss \(a\) has a gradient"),
+    ],
+)
+def test_losses_that_cannot_be_minimised_are_refused(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, losses: Any, message: str
+) -> None:
+    monkeypatch.setattr(SegmentationTask, "losses", lambda *_: losses)
+    with pytest.raises(ConfigError, match=message):
+        train(toy(), tmp_path / "run", progress=False)
+
+
+class NumpyScore(SegmentationTask):
+    """Figures as torchmetrics and numpy give them."""
+
+    def metrics(self) -> Any:
+        class Figures(type(super().metrics())):  # type: ignore[misc]
+            def compute(self) -> dict[str, Any]:
+                return {"mIoU": torch.tensor(super().compute()["mIoU"]), "f": np.float32(0.5)}
+
+        return Figures(self.classes)
+
+
+class OtherScore(SegmentationTask):
+    score = "mIuO"
+
+
+def test_the_score_may_be_a_tensor_and_must_be_there(toy: Toy, tmp_path: Path) -> None:
+    config = toy(val=toy().train, val_every=1)
+    config.task.target = NumpyScore
+    assert train(config, tmp_path / "run", progress=False).best is not None
+    config.task.target = OtherScore
+    with pytest.raises(ConfigError, match="which isn't among the figures of OtherScore"):
+        train(config, tmp_path / "other", progress=False)

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal
 
 from swath.core import plugins
@@ -143,7 +144,7 @@ class TrainConfig:
             if name not in known:
                 raise ConfigError(f"unknown field '{name}'{suggest(name, known)}")
         _require_complete(data)
-        return cls(**{k: from_data(v, _trusted()) for k, v in data.items()})
+        return cls(**{k: from_data(v, plugins.trusted()) for k, v in data.items()})
 
     @property
     def hash(self) -> str:
@@ -165,6 +166,8 @@ class TrainConfig:
             ConfigError: If the path leads nowhere (the nearest one is proposed) or the value
                 doesn't have the type that belongs there.
         """
+        if isinstance(assignments, str):
+            raise ConfigError(f"overrides='{assignments}' is one text; give a list of them")
         copy = TrainConfig(**{f.name: _clone(getattr(self, f.name)) for f in fields(self)})
         for assignment in assignments:
             path, equals, text = assignment.partition("=")
@@ -243,11 +246,6 @@ def _find(name: str) -> str:
     if wanted not in known:
         raise ConfigError(f"no config named '{name}'{suggest(wanted, list(known))}")
     return known[wanted]
-
-
-def _trusted() -> tuple[str, ...]:
-    roots = {p.data.__name__.split(".")[0] for p in plugins.plugins() if inspect.ismodule(p.data)}
-    return tuple(sorted({"swath."} | {f"{root}." for root in roots}))
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:
@@ -459,7 +457,8 @@ def _fit(value: Any, hint: Any, where: str) -> Any:
         advice = ""
         if not isinstance(value, Spec) and Spec in (hint, *typing.get_args(hint)):
             advice = "; set its arguments one by one, as in --set " + where + ".name=value"
-        raise ConfigError(f"{where}={value!r} must be {_say(hint)}{advice}")
+        shown = shorten(repr(value), 80, placeholder=" ...")  # modules take many lines
+        raise ConfigError(f"{where}={shown} must be {_say(hint)}{advice}")
     return fitted
 
 

@@ -10,6 +10,7 @@ takes the command down.
 """
 
 import importlib
+import inspect
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
@@ -55,6 +56,12 @@ def named(attribute: str) -> dict[str, str]:
     for plugin in plugins():
         found |= getattr(plugin.data, attribute, {})
     return found
+
+
+def trusted() -> tuple[str, ...]:
+    """Beginnings of the module names that data from outside may name: ours, installed plugins'."""
+    roots = {p.data.__name__.split(".")[0] for p in plugins() if inspect.ismodule(p.data)}
+    return tuple(sorted({"swath."} | {f"{root}." for root in roots}))
 
 
 def resolve(reference: str) -> Any:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from swath.core.data.radiometry import Radiometry
-from swath.core.errors import ConfigError, DataError, suggest
+from swath.core.errors import ConfigError, DataError, shortened, suggest
 from swath.core.inference.protocols import EvaluationMode
 from swath.core.metrics.segmentation import SegmentationMetrics
 from swath.core.palette import default_palette
@@ -38,8 +38,8 @@ class SegmentationTask(Task):
         mean_without: See `SegmentationMetrics`.
 
     Raises:
-        ConfigError: If palette or weights don't have one entry per class, or ``mean_without``
-            names a class that doesn't exist.
+        ConfigError: If there are no classes, a name occurs twice, palette or weights don't have one
+            entry per class, or ``mean_without`` names a class that doesn't exist.
     """
 
     kind = "segmentation"
@@ -60,7 +60,11 @@ class SegmentationTask(Task):
         count_ignored_as_last_class: bool = False,
         mean_without: Sequence[str] = (),
     ) -> None:
+        if not classes:
+            raise ConfigError("classes: there is none; give a list of names")
         self.classes = tuple(classes)
+        if len({*self.classes}) < len(self.classes):
+            raise ConfigError(f"classes: a name occurs twice in {shortened(self.classes)}")
         for name, values in (("palette", palette), ("class_weights", class_weights)):
             if values is not None and len(values) != len(self.classes):
                 raise ConfigError(
@@ -74,6 +78,8 @@ class SegmentationTask(Task):
                 raise ConfigError(
                     f"mean_without: there is no class '{name}'{suggest(name, self.classes)}"
                 )
+        if palette is not None and not all(_is_colour(colour) for colour in palette):
+            raise ConfigError("palette must hold three whole numbers, 0 to 255, for each class")
         self.radiometry = radiometry if radiometry is not None else Radiometry.rgb8()
         self.ignore_index = ignore_index
         self.palette = tuple(
@@ -97,7 +103,8 @@ class SegmentationTask(Task):
             the ``(h, w)`` of each; ``"meta"``.
 
         Raises:
-            DataError: If dtype or band count don't fit, or a mask has a class that doesn't exist.
+            DataError: If dtype or band count don't fit, or a mask isn't one of integers, of the
+                image's size, or has a class that doesn't exist.
         """
         batch = collate_images(samples, self.radiometry)
         if all("mask" in s.targets for s in samples):
@@ -109,7 +116,13 @@ class SegmentationTask(Task):
         return batch
 
     def _mask(self, sample: Sample) -> Tensor:
-        mask: Tensor = sample.targets["mask"].as_subclass(Tensor).long()
+        given, size = sample.targets["mask"], tuple(sample.image.shape[-2:])
+        if not isinstance(given, Tensor) or given.is_floating_point() or given.shape != size:
+            raise DataError(
+                f"{_where(sample)}: the mask must be a tensor of integers with the image's shape "
+                f"{size}; got {_told(given)}"
+            )
+        mask: Tensor = given.as_subclass(Tensor).long()
         if sample.valid is not None:
             mask = mask.masked_fill(~sample.valid.as_subclass(Tensor), self.ignore_index)
         wrong = ((mask < 0) | (mask >= len(self.classes))) & (mask != self.ignore_index)
@@ -125,26 +138,22 @@ class SegmentationTask(Task):
         """``"ce"`` and, if it has a weight, ``"dice"``; 0 for a batch without a labelled pixel.
 
         Raises:
-            ConfigError: If the model's output doesn't have one channel per class.
+            ConfigError: If the model's output isn't one logit a class and pixel.
         """
         mask = labels_of(batch, "mask")
-        return self.losses_of(model(batch["image"]).float(), mask)
+        return self.losses_of(model(batch["image"]), mask)
 
     def losses_of(self, logits: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """The same of logits that are there already.
 
         Args:
-            logits: float32 ``(B, K, H, W)``.
+            logits: ``(B, K, H, W)``, any floating type.
             mask: int64 ``(B, H, W)``.
 
         Raises:
-            ConfigError: If the logits don't have one channel per class.
+            ConfigError: If the logits have another shape.
         """
-        if logits.shape[1] != len(self.classes):
-            raise ConfigError(
-                f"the model scores {logits.shape[1]} classes, the task has {len(self.classes)}; "
-                "make model.num_classes and task.classes agree"
-            )
+        logits = self._checked(logits, mask.shape[-2:]).float()
         losses = {"ce": cross_entropy(logits, mask, self.ignore_index, self.class_weights)}
         if self.dice_weight:
             losses["dice"] = self.dice_weight * dice_loss(logits, mask, self.ignore_index)
@@ -157,6 +166,9 @@ class SegmentationTask(Task):
         Images of different sizes run one by one, so that a prediction never depends on what else
         is in the batch. Where probabilities were averaged their logarithm is returned, whose
         softmax gives them back.
+
+        Raises:
+            ConfigError: If the model's output isn't one logit a class and pixel.
         """
         images: Tensor = batch["image"]
         sizes: list[tuple[int, int]] = batch.get("sizes") or [images.shape[-2:]] * len(images)
@@ -167,10 +179,28 @@ class SegmentationTask(Task):
             for image, (h, w) in zip(images, sizes, strict=True)
         ]
 
+    def _checked(self, logits: Any, size: Sequence[int]) -> Tensor:
+        """What a model gave, if it is a logit of each class at each pixel of its images."""
+        if not isinstance(logits, Tensor) or logits.ndim != 4:
+            raise ConfigError(
+                f"the model gave {_told(logits)}; a segmentation model gives logits (B, K, H, W)"
+            )
+        if logits.shape[1] != len(self.classes):
+            raise ConfigError(
+                f"the model scores {logits.shape[1]} classes, the task has {len(self.classes)}; "
+                "make model.num_classes and task.classes agree"
+            )
+        if logits.shape[-2:] != torch.Size(size):
+            (h, w), (height, width) = logits.shape[-2:], size
+            raise ConfigError(
+                f"the model gave logits of {w} x {h} px for images of {width} x {height} px; "
+                "resize them in its forward"
+            )
+        return logits
+
     def _logits(self, model: nn.Module, images: Tensor) -> Tensor:
         if self.evaluation is None:
-            logits: Tensor = model(images).float()
-            return logits
+            return self._checked(model(images), images.shape[-2:]).float()
         scores = self.evaluation(model, images)
         return scores if self.evaluation.sum_logits else scores.clamp_min(1e-30).log()
 
@@ -251,7 +281,8 @@ def collate_images(samples: Sequence[Sample], radiometry: Radiometry) -> Batch:
         ``(h, w)`` of each; ``"meta"``.
 
     Raises:
-        DataError: If dtype or band count don't fit.
+        DataError: If dtype or band count don't fit, or image or validity isn't a tensor of its
+            shape.
     """
     sizes = [(s.image.shape[-2], s.image.shape[-1]) for s in samples]
     shape = max(h for h, _ in sizes), max(w for _, w in sizes)
@@ -263,11 +294,20 @@ def collate_images(samples: Sequence[Sample], radiometry: Radiometry) -> Batch:
 
 
 def _scaled(sample: Sample, radiometry: Radiometry) -> Tensor:
+    if not isinstance(sample.image, Tensor) or sample.image.ndim != 3:
+        raise DataError(
+            f"{_where(sample)}: the image must be a tensor (C, H, W); got {_told(sample.image)}"
+        )
     raw = sample.image.as_subclass(Tensor)
     dtype = str(raw.dtype).removeprefix("torch.")
     radiometry.check(dtype, raw.shape[0], where=_where(sample))
     image = radiometry(raw)
     if sample.valid is not None:
+        if sample.valid.dtype != torch.bool or sample.valid.shape != raw.shape[-2:]:
+            raise DataError(
+                f"{_where(sample)}: valid must be a boolean tensor with the image's shape "
+                f"{tuple(raw.shape[-2:])}; got {_told(sample.valid)}"
+            )
         image *= sample.valid.as_subclass(Tensor)
     return image
 
@@ -282,6 +322,17 @@ def padded(image: Tensor, shape: tuple[int, int], value: float) -> Tensor:
     if (height, width) == shape:
         return image
     return F.pad(image, (0, shape[1] - width, 0, shape[0] - height), value=value)
+
+
+def _is_colour(colour: Any) -> bool:
+    return len(colour) == 3 and all(not isinstance(c, str) and 0 <= c <= 255 for c in colour)
+
+
+def _told(value: Any) -> str:
+    """What a value is, for an error message."""
+    if not hasattr(value, "shape"):
+        return f"a {type(value).__name__}"
+    return f"a {type(value).__name__}, {value.dtype} of shape {tuple(value.shape)}"
 
 
 def _where(sample: Sample) -> str:

@@ -15,6 +15,10 @@ from swath.core.errors import ConfigError, suggest
 _TARGET = "_target_"
 
 
+class UntrustedError(ConfigError):
+    """Data from outside names a constructor that isn't ours and of no installed plugin."""
+
+
 class Spec:
     """A callable and the keyword arguments it will be called with.
 
@@ -24,7 +28,7 @@ class Spec:
             or string-keyed dicts of these. Unknown names are refused at once.
 
     Raises:
-        ConfigError: If the target has no parameter of that name.
+        ConfigError: If the target is neither class nor function, or has no parameter of that name.
 
     Examples:
         >>> from collections import Counter
@@ -33,6 +37,8 @@ class Spec:
     """
 
     def __init__(self, target: Callable[..., Any], /, **kwargs: Any) -> None:
+        if not callable(target) or not hasattr(target, "__qualname__"):
+            raise ConfigError(f"Spec takes a class or a function, not {target!r}; import it first")
         self.target = target
         self.kwargs: dict[str, Any] = {}
         for name, value in kwargs.items():
@@ -70,7 +76,19 @@ class Spec:
 
         Args:
             **overrides: Arguments that replace the stored ones, already built.
+
+        Raises:
+            ConfigError: If the target needs arguments that aren't there, or is an abstract class.
         """
+        missing = [
+            name for name in _required(self.target) if name not in {*self.kwargs, *overrides}
+        ]
+        if missing:
+            raise ConfigError(f"{target_name(self.target)} needs {', '.join(missing)}; give it")
+        if inspect.isabstract(self.target):
+            target: Any = self.target
+            absent = ", ".join(sorted(target.__abstractmethods__))
+            raise ConfigError(f"{target_name(self.target)} must define {absent}")
         kwargs = {k: build(v) for k, v in self.kwargs.items() if k not in overrides}
         return self.target(**kwargs, **overrides)
 
@@ -98,6 +116,11 @@ def to_data(value: Any) -> Any:
         ConfigError: If a value is neither data nor something importable.
     """
     if isinstance(value, Spec):
+        if "<" in value.target.__qualname__:
+            raise ConfigError(
+                f"{target_name(value.target)} can't be imported by its name; define it at the top "
+                "level of a module"
+            )
         return {_TARGET: target_name(value.target)} | {
             k: to_data(v) for k, v in value.kwargs.items()
         }
@@ -122,7 +145,8 @@ def from_data(data: Any, trusted: tuple[str, ...] = ("swath.",)) -> Any:
             our own constructors, so that loading a checkpoint never runs anybody else's code.
 
     Raises:
-        ConfigError: If a target is outside the trusted modules or doesn't exist.
+        UntrustedError: If a target is outside the trusted modules.
+        ConfigError: If it doesn't exist.
     """
     if isinstance(data, Mapping):
         built = {k: from_data(v, trusted) for k, v in data.items() if k != _TARGET}
@@ -135,7 +159,7 @@ def from_data(data: Any, trusted: tuple[str, ...] = ("swath.",)) -> Any:
 def _resolve(name: str, trusted: tuple[str, ...]) -> Callable[..., Any]:
     module, _, qualname = name.partition(":")
     if not any(f"{module}.".startswith(prefix) for prefix in trusted):
-        raise ConfigError(f"'{name}' is outside the trusted modules {', '.join(trusted)}")
+        raise UntrustedError(f"'{name}' is outside the trusted modules {', '.join(trusted)}")
     try:
         target: Any = importlib.import_module(module)
         for part in qualname.split("."):
@@ -150,6 +174,15 @@ def _resolve(name: str, trusted: tuple[str, ...]) -> Callable[..., Any]:
     ):
         raise ConfigError(f"'{name}' isn't a constructor of {', '.join(trusted)}")
     return target  # type: ignore[no-any-return]
+
+
+def _required(target: Callable[..., Any]) -> list[str]:
+    try:
+        parameters = inspect.signature(target).parameters.values()
+    except ValueError:  # built-ins without a signature
+        return []
+    given = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in given]
 
 
 def _parameters(target: Callable[..., Any]) -> list[str] | None:

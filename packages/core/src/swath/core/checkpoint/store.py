@@ -19,11 +19,12 @@ from safetensors.torch import load_file as load_safetensors
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from swath.core import plugins
 from swath.core.checkpoint.official import load_strict
 from swath.core.checkpoint.safe import file_format, load_any, read_header, read_metadata
 from swath.core.errors import CheckpointError, ConfigError, UnsafeCheckpointError
 from swath.core.files import atomic_path
-from swath.core.spec import Spec, from_data, target_name, to_data
+from swath.core.spec import Spec, UntrustedError, from_data, target_name, to_data
 from swath.core.task import Task
 
 FORMAT = 1
@@ -113,8 +114,8 @@ def load_pair(
 ) -> tuple[nn.Module, Task, dict[str, Any]]:
     """Rebuild the model and the task of one of our checkpoints.
 
-    Only modules, tasks, dataclasses and model builders of ``swath.*`` are ever constructed,
-    whatever the file says.
+    Only modules, tasks, dataclasses and model builders of ``swath.*`` and of installed plugins'
+    packages are ever constructed, whatever the file says.
 
     Args:
         path: A file that `save_model` wrote.
@@ -126,7 +127,7 @@ def load_pair(
 
     Raises:
         CheckpointError: If it is missing, damaged, altered, bare weights, or of a newer format.
-        UnsafeCheckpointError: If it asks for anything but models and tasks of ours.
+        UnsafeCheckpointError: If it asks for anything but models and tasks of these.
     """
     path = Path(path)
     description = describe(path)
@@ -155,11 +156,16 @@ def load_task(path: str | Path) -> Task:
 def _built(path: Path, description: Mapping[str, Any], *names: str) -> list[Any]:
     """What a description says of the model, or the task, built if that is harmless."""
     try:
-        specs = [from_data(description[name]) for name in names]
+        specs = [from_data(description[name], plugins.trusted()) for name in names]
         for spec in specs:
             _check_harmless(spec, path)
         # the file brings the weights: none are read, or fetched, because it names others
         return [_changed(spec, _without_weights).build() for spec in specs]
+    except UntrustedError as error:
+        raise CheckpointError(
+            f"{path}: {error}; make its package a plugin, or build the model yourself and give it "
+            "to swath.core.Predictor(model, task)"
+        ) from error
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from error
     except (KeyError, AttributeError, TypeError, ValueError) as error:

@@ -137,6 +137,9 @@ class Augmented(Dataset[Sample]):
         dataset: Map-style data set of samples.
         transform: What `Sample.map` takes, or None.
         seed: Non-negative.
+
+    Raises:
+        DataError: From indexing, if the data set gives anything but a `Sample`.
     """
 
     def __init__(
@@ -151,6 +154,11 @@ class Augmented(Dataset[Sample]):
         epoch, index = (0, key) if isinstance(key, int) else key
         with seeded(self.seed, epoch, index):
             sample = self.dataset[index]
+            if not isinstance(sample, Sample):
+                raise DataError(
+                    f"{type(self.dataset).__name__} gave a {type(sample).__name__} as sample "
+                    f"{index}; a data set gives swath.core.Sample"
+                )
             return sample if self.transform is None else sample.map(self.transform)
 
 

@@ -26,6 +26,7 @@ from swath.core.engine.checkpointing import (
 )
 from swath.core.engine.distributed import World, any_process
 from swath.core.engine.mmengine import BaseLoop, Hook, OptimWrapper, Runner, get_dist_info
+from swath.core.errors import ConfigError
 from swath.core.precision import autocast
 from swath.core.task import Batch, Task, to_device
 
@@ -96,6 +97,7 @@ class Trainee(nn.Module):
             with self._averaging(number == share):
                 with autocast(self.device, self.precision):
                     losses = self.objective(moved)
+                _check_losses(losses)
                 # what carries no gradient is a figure for the log
                 total = torch.stack([x.float() for x in losses.values() if x.requires_grad]).sum()
                 optim_wrapper.backward(total if share == 1 else total / share)
@@ -112,6 +114,19 @@ class Trainee(nn.Module):
         if isinstance(self.objective, DistributedDataParallel) and not last:
             return self.objective.no_sync()
         return nullcontext()
+
+
+def _check_losses(losses: Any) -> None:
+    if not isinstance(losses, Mapping) or not all(
+        isinstance(x, Tensor) and x.ndim == 0 for x in losses.values()
+    ):
+        raise ConfigError("a task's losses must give scalar tensors by name, {name: tensor}")
+    if not any(x.requires_grad for x in losses.values()):
+        names = ", ".join(losses) or "none was given"
+        raise ConfigError(
+            f"no loss ({names}) has a gradient; the model's output must depend on its parameters, "
+            "without detach() and no_grad()"
+        )
 
 
 class ClippingOptimizer(OptimWrapper):  # type: ignore[misc]

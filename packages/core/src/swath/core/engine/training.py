@@ -114,6 +114,10 @@ def train(
         TrainingError: If the loss stops being finite or checkpoints can't be written.
         CheckpointError: If there is nothing whole to resume from.
     """
+    if not isinstance(config, TrainConfig):
+        raise ConfigError(
+            f"train takes a TrainConfig, not a {type(config).__name__}; load_config gives one"
+        )
     check_trackers(trackers)
     if resume and overwrite:
         raise ConfigError("--resume goes on with a run and --overwrite removes it; choose one")
@@ -164,6 +168,9 @@ def _train(
     notes = [_initialise(model, config.init_from)] if config.init_from and not resume else []
     ema = _place(model, config, device, world)
     optimisation = _expect_callable(config.optimizer)(model, config.iterations)
+    augment = config.augment.build() if config.augment else None
+    if augment is not None and not callable(augment):
+        raise ConfigError(f"augment must build a transform, not a {type(augment).__name__}")
     state = TrainerState(
         model,
         optimisation.optimizer,
@@ -193,7 +200,7 @@ def _train(
         task,
         batch_size=config.batch_size,
         num_workers=config.num_workers,
-        transform=config.augment.build() if config.augment else None,
+        transform=augment,
         seed=config.seed,
         shuffle=True,
         start=state.step * config.batch_size * config.accumulate,
@@ -208,7 +215,7 @@ def _train(
             bar.note(note)
 
         def judge(judged: nn.Module) -> Mapping[str, Any]:
-            return evaluate(
+            figures = evaluate(
                 judged,
                 task,
                 validation,
@@ -220,6 +227,13 @@ def _train(
                 progress=False,
                 tick=lambda done, total: bar.status(f"validating {done}/{total}"),
             )
+            if task.score not in figures:
+                raise ConfigError(
+                    f"checkpoints are compared by '{task.score}', which isn't among the figures of "
+                    f"{type(task).__name__}.metrics(){suggest(task.score, list(figures))}"
+                )
+            # figures may be scalars of numpy's or torch's
+            return {k: v.item() if getattr(v, "ndim", 1) == 0 else v for k, v in figures.items()}
 
         followers = [TRACKERS[name](folder, config) for name in trackers] if world.main else []
         log = hooks.LogHook(folder, config, state, bar, task.score, followers)
@@ -351,6 +365,13 @@ def _nonempty(spec: Spec, name: str) -> Any:
         )
     if isinstance(dataset, SampleStream) and name != "train":
         raise ConfigError(f"the {name} set ({spec!r}) is a stream, to train on; make it map-style")
+    if not isinstance(dataset, SampleStream) and not (
+        hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+    ):
+        raise ConfigError(
+            f"{name} must build a data set, which has __len__ and __getitem__, not a "
+            f"{type(dataset).__name__}"
+        )
     if len(dataset) == 0:
         raise DataError(f"the {name} set ({spec!r}) is empty; check its folder and split")
     return dataset
