@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from swath.core.errors import ConfigError
 from swath.core.files import atomic_path
 
 
@@ -28,3 +29,14 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(
         raise error
     assert final.read_text() == "old"
     assert list(tmp_path.iterdir()) == [final]
+
+
+def test_a_folder_in_place_of_the_file_or_a_file_of_the_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").mkdir()
+    (tmp_path / "file").touch()
+    for path, message in (
+        (tmp_path / "a.tif", "a.tif is a folder; give the name of a file"),
+        (tmp_path / "file" / "b.tif", r"b.tif can't be written .*choose another folder"),
+    ):
+        with pytest.raises(ConfigError, match=message), atomic_path(path):
+            pass

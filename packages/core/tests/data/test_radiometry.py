@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -50,9 +52,11 @@ def test_an_explicit_scale_admits_any_dtype_without_passing_through_8_bits() -> 
     assert Radiometry.rgb8().with_scale(0.5).scale == 0.5
 
 
-@pytest.mark.parametrize("scale", ["3000:1000", "a:b", "5:5", "much"])
-def test_refuses_a_scale_it_cannot_read(scale: str) -> None:
-    with pytest.raises(DataError, match="isn't a factor or lo:hi"):
+@pytest.mark.parametrize(
+    "scale", ["3000:1000", "a:b", "5:5", "much", "0:inf", "nan", 0, -1.0, float("inf"), (0, 9)]
+)
+def test_refuses_a_scale_it_cannot_read(scale: Any) -> None:
+    with pytest.raises(DataError, match="isn't a factor above 0 or"):
         Radiometry.rgb8().with_scale(scale)
 
 

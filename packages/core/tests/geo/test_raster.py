@@ -6,6 +6,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -332,6 +333,25 @@ def test_the_limit_can_be_set_by_the_environment(tmp_path: Path, monkeypatch) ->
     monkeypatch.setenv("SWATH_MAX_PIXELS", "99")
     with pytest.raises(RasterError, match="SWATH_MAX_PIXELS=100"):
         open_raster(path)
+    monkeypatch.setenv("SWATH_MAX_PIXELS", "many")
+    with pytest.raises(RasterError, match="SWATH_MAX_PIXELS=many must be a whole number"):
+        open_raster(path)
+
+
+@pytest.mark.parametrize(
+    "path", ["https://example.com/a.tif", "s3://b/a.tif", "/vsicurl/https://example.com/a.tif"]
+)
+def test_an_address_is_told_from_a_file_that_is_missing(path: str) -> None:
+    for given in (path, Path(path)):
+        with pytest.raises(RasterError, match="isn't a file of this machine; fetch it"):
+            open_raster(given)
+
+
+@pytest.mark.parametrize("bands", [3, "123", ["red"], [1.0]])
+def test_bands_that_are_no_numbers_are_refused(tmp_path: Path, bands: Any) -> None:
+    path = write(tmp_path / "a.tif", np.ones((10, 10), np.uint8))
+    with pytest.raises(RasterError, match="must be band numbers, counted from 1"):
+        read_image(path, bands)
 
 
 def mutated(data: bytes, rng: np.random.Generator) -> bytes:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -239,6 +240,80 @@ def test_a_picture_with_a_palette_is_seen_in_colour() -> None:
     picture = Image.new("P", (9, 9), 1)
     picture.putpalette([0, 0, 255, 255, 0, 0])
     assert (predictor().predict(picture).mask == 0).all()  # red
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "HSV", "YCbCr", "RGBA", "PA"])
+def test_a_picture_in_other_colours_is_seen_in_rgb(mode: str) -> None:
+    red = Image.new("RGBA", (9, 9), (250, 5, 5))
+    picture = red.convert("P").convert("PA") if mode == "PA" else red.convert("RGB").convert(mode)
+    assert (predictor().predict(picture).mask == 0).all()
+
+
+def test_what_is_transparent_or_masked_is_invalid() -> None:
+    array = noise(3, 40, 50).transpose(1, 2, 0)
+    hidden = np.zeros((40, 50), bool)
+    hidden[:7] = True
+    alpha = Image.fromarray(np.where(hidden, 0, 255).astype(np.uint8))
+    picture = Image.fromarray(array)
+    picture.putalpha(alpha)
+    masked = np.ma.masked_array(array, np.stack([hidden, hidden & False, hidden & False], axis=2))
+    for image in (picture, masked):
+        mask = predictor().predict(image).mask
+        np.testing.assert_array_equal(mask, np.where(hidden, 255, array.argmax(axis=2)))
+
+
+@pytest.mark.parametrize("dtype", [">u2", ">f4", "longdouble", "float16", "uint64"])
+def test_numbers_of_any_type_and_byte_order_are_read(dtype: str) -> None:
+    array = noise(3, 40, 50).transpose(1, 2, 0)
+    result = predictor().predict(array.astype(dtype), scale="0:255")
+    np.testing.assert_array_equal(result.mask, array.argmax(axis=2))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"tile": "512"},
+        {"tile": 512.5},
+        {"overlap": "32"},
+        {"blend": 1.5},
+        {"batch_size": 0},
+        {"batch_size": "4"},
+        {"probabilities": "float16"},
+        {"bands": 3},
+        {"bands": "321"},
+        {"bands": ["red", "green", "blue"]},
+        {"bands": [1.0, 2.0, 3.0]},
+        {"device": "meta"},
+        {"device": 1.5},
+        {"scale": (0, 3000)},
+        {"scale": 0},
+    ],
+)
+def test_a_mistaken_argument_is_named_with_its_value(arguments: dict[str, Any]) -> None:
+    (name, value) = next(iter(arguments.items()))
+    with pytest.raises(SwathError, match=name) as caught:
+        predictor().predict(noise(3, 40, 50).transpose(1, 2, 0), **arguments)
+    assert str(value) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_several_images_at_once_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", noise(3, 40, 50))
+    with pytest.raises(RasterError, match=r"or one path; got a list"):
+        predictor().predict([path, path])
+
+
+def test_a_model_that_was_trained_on_is_asked_in_evaluation_mode() -> None:
+    model = predictor()
+    model.model.train()
+    model.predict(noise(3, 40, 50).transpose(1, 2, 0))
+    assert not model.model.training
+
+
+def test_a_predictor_says_what_it_is_and_takes_nothing_else() -> None:
+    assert repr(predictor()) == "Predictor(Brightest, segmentation of 3 classes, cpu)"
+    with pytest.raises(ConfigError, match="a torch Module and a Task, in this order, not a Seg"):
+        Predictor(predictor().task, predictor().model)  # type: ignore[arg-type]
 
 
 def test_tiles_without_data_are_not_run(tmp_path: Path) -> None:
@@ -564,3 +639,26 @@ def test_convolutions_run_channels_last_and_other_models_as_they_are() -> None:
 def test_a_model_without_sentences_says_so() -> None:
     with pytest.raises(ConfigError, match="takes no sentence"):
         predictor().predict(np.zeros((8, 8, 3), np.uint8), text="the ship")
+
+
+@pytest.mark.parametrize("tile", [None, 128])
+def test_scores_that_are_no_numbers_are_no_class(tile: int | None) -> None:
+    model = predictor()
+    model.model.weight.data.fill_(float("nan"))
+    with pytest.raises(ConfigError, match=r"scores aren't numbers \(NaN\); take a wider precision"):
+        model.predict(noise(3, 150, 150).transpose(1, 2, 0), tile=tile, overlap=0, blend=16)
+
+
+def test_results_compare_by_identity() -> None:
+    image = noise(3, 40, 50).transpose(1, 2, 0)
+    first, second = predictor().predict(image), predictor().predict(image)
+    assert first != second
+    assert [second, first].index(first) == 1
+    assert len({first, second}) == 2
+
+
+@pytest.mark.parametrize("arguments", [{"alpha": 3}, {"alpha": -1}, {"side": 0}])
+def test_pictures_of_no_size_or_opacity_are_refused(arguments: dict[str, Any]) -> None:
+    result = predictor().predict(noise(3, 40, 50).transpose(1, 2, 0))
+    with pytest.raises(ConfigError, match=next(iter(arguments))):
+        result.plot(**arguments)

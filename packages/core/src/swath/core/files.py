@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from swath.core.errors import ConfigError
+
 
 def remove_leftovers(folder: str | Path) -> None:
     """Remove what processes that were killed inside `atomic_path` have left in a folder.
@@ -31,9 +33,21 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     Yields:
         The name to write to.
+
+    Raises:
+        ConfigError: If ``path`` is a folder, or its own folder can't be made or written to.
     """
     final = Path(path)
-    final.parent.mkdir(parents=True, exist_ok=True)
+    if final.is_dir():
+        raise ConfigError(f"{final} is a folder; give the name of a file")
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise ConfigError(
+            f"{final} can't be written ({error.strerror}: {error.filename}); choose another folder"
+        ) from error
+    if not os.access(final.parent, os.W_OK):
+        raise ConfigError(f"{final} can't be written: its folder is closed; choose another one")
     temporary = final.with_name(f".{final.stem}.{uuid4().hex[:8]}.part{final.suffix}")
     try:
         yield temporary

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 
-@dataclass
+@dataclass(eq=False)
 class Sample:
     """One image, its targets and where it came from.
 

@@ -155,8 +155,8 @@ def pick_device(device: torch.device | str | None) -> torch.device:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         picked = torch.device(device)
-        torch.empty(0, device=picked)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.empty(0, device=picked).cpu()  # what "meta" holds can't be had back
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         reason = str(error).split("\n")[0].rstrip(".")
         raise ConfigError(
             f"device '{device}' can't be used here ({reason}); `swath doctor` lists the devices"

@@ -1,6 +1,7 @@
 """`Radiometry`: how the numbers of a sensor become the numbers a model was trained on."""
 
 import itertools
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -159,13 +160,13 @@ class Radiometry:
 
         Args:
             scale: ``"lo:hi"`` maps lo to 0 and hi to 1, beyond which values go on linearly; a
-                number is a plain factor.
+                number is a plain factor, above 0.
 
         Returns:
             A radiometry that accepts any dtype.
 
         Raises:
-            DataError: If the text can't be read or hi isn't above lo.
+            DataError: If it is none of these, or hi isn't above lo.
         """
         factor, offset = _parse_scale(scale)
         return replace(self, dtype=_ANY, scale=factor, offset=offset)
@@ -184,18 +185,16 @@ class Radiometry:
 
 
 def _parse_scale(scale: float | str) -> tuple[float, float]:
-    if not isinstance(scale, str):
-        return float(scale), 0.0
-    low, colon, high = scale.partition(":")
+    low, colon, high = str(scale).partition(":")
     try:
-        if not colon:
-            return float(scale), 0.0
-        bottom, top = float(low), float(high)
-    except ValueError:
+        bottom, top = (float(low), float(high)) if colon else (0.0, 1 / float(low))
+    except (ValueError, ZeroDivisionError):
         bottom, top = 0.0, 0.0
-    if not top > bottom:
-        raise DataError(f"scale '{scale}' isn't a factor or lo:hi with hi above lo, e.g. 0:10000")
-    return 1 / (top - bottom), -bottom / (top - bottom)
+    if not (-math.inf < bottom < top < math.inf):
+        raise DataError(
+            f"scale={scale!r} isn't a factor above 0 or 'lo:hi' with hi above lo, e.g. '0:10000'"
+        )
+    return (1 / (top - bottom), -bottom / (top - bottom)) if colon else (float(low), 0.0)
 
 
 def _typical_top(dtype: str) -> str:

@@ -7,7 +7,9 @@ compressed GeoTIFF that appears under its final name only when it is complete. W
 
 import json
 import math
+import operator
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -157,7 +159,7 @@ class RasterInfo:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GeoImage:
     """A whole image in memory.
 
@@ -244,7 +246,7 @@ class Raster:
             RasterError: If a band doesn't exist, the data is damaged, or it doesn't fit in memory.
         """
         info = self.info
-        chosen = tuple(info.image_bands if bands is None else bands)
+        chosen = info.image_bands if bands is None else band_numbers(bands)
         _check_bands(info, chosen)
         size = (info.height, info.width) if window is None else (window.height, window.width)
         _check_memory(info, len(chosen), *size)
@@ -291,6 +293,10 @@ def open_raster(path: str | Path, *, max_pixels: int | None = None) -> Raster:
         RasterError: If the file is missing, damaged, in no known format, or claims a size above
             the limit (found out from the header alone).
     """
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+]+:/|/vsi", str(path)):
+        raise RasterError(
+            f"{path} isn't a file of this machine; fetch it first and give the path of the copy"
+        )
     path = Path(path)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "doesn't exist"
@@ -491,6 +497,20 @@ class RasterWriter:
             )
 
 
+def band_numbers(bands: Sequence[int]) -> tuple[int, ...]:
+    """Band numbers as a user gives them, as plain integers.
+
+    Raises:
+        RasterError: If they are anything but whole numbers in a sequence.
+    """
+    try:
+        return tuple(operator.index(b) for b in bands)
+    except TypeError:
+        raise RasterError(
+            f"bands={bands!r} must be band numbers, counted from 1, in a list, such as [3, 2, 1]"
+        ) from None
+
+
 def plausible(array: NDArray[Any]) -> NDArray[np.bool_]:
     """Where all bands hold a number a sensor could have measured.
 
@@ -505,6 +525,8 @@ def plausible(array: NDArray[Any]) -> NDArray[np.bool_]:
     """
     if array.dtype.kind not in "fc":
         return np.ones(array.shape[1:], dtype=bool)
+    if array.dtype == np.float16:  # 1e30 is beyond it
+        return np.asarray(np.isfinite(array).all(axis=0))
     return np.asarray((np.abs(array) < 1e30).all(axis=0))
 
 
@@ -561,6 +583,8 @@ def _check_size(info: RasterInfo, dataset: Any, max_pixels: int | None) -> None:
     limit = max_pixels
     if limit is None:
         set_by_user = os.environ.get("SWATH_MAX_PIXELS")
+        if set_by_user and not set_by_user.isdecimal():
+            raise RasterError(f"SWATH_MAX_PIXELS={set_by_user} must be a whole number of pixels")
         limit = int(set_by_user) if set_by_user else MAX_WHOLE_PIXELS if whole else MAX_PIXELS
     pixels = info.width * info.height
     if pixels > limit:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass
+@dataclass(eq=False)
 class DetectionResult:
     """Objects found in an image.
 

@@ -13,12 +13,13 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from rasterio.windows import Window
 from torch import nn
 
 from swath.core.checkpoint.fetch import is_remote, locate
 from swath.core.errors import ConfigError, DataError, RasterError, shortened
-from swath.core.geo.raster import GeoImage, RasterInfo, open_raster, plausible
+from swath.core.geo.raster import GeoImage, RasterInfo, band_numbers, open_raster, plausible
 from swath.core.inference.results import RASTER_SUFFIXES, check_format
 from swath.core.inference.tiler import (
     Plan,
@@ -65,7 +66,7 @@ class Predictor:
         precision: As given.
 
     Raises:
-        ConfigError: If there is no such precision.
+        ConfigError: If there is no such precision, or ``model`` and ``task`` are something else.
     """
 
     def __init__(
@@ -79,10 +80,19 @@ class Predictor:
             raise ConfigError(
                 f"precision='{precision}' is none of {', '.join(get_args(Precision))}"
             )
+        if not isinstance(model, nn.Module) or not isinstance(task, Task):
+            raise ConfigError(
+                "a Predictor takes a torch Module and a Task, in this order, not a "
+                f"{type(model).__name__} and a {type(task).__name__}"
+            )
         self.model = _fast(model.eval())
         self.task = task
         self.card = dict(card or {})
         self.precision: Precision = precision
+
+    def __repr__(self) -> str:
+        model = type(self.model).__name__
+        return f"Predictor({model}, {self.task.kind} of {len(self.classes)} classes, {self.device})"
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -144,7 +154,8 @@ class Predictor:
         are not run. Interrupted, it leaves no file.
 
         Args:
-            image: A path, a `GeoImage`, an array ``(H, W, C)`` or ``(H, W)``, or a PIL image.
+            image: A path, a `GeoImage`, an array ``(H, W, C)`` or ``(H, W)``, or a PIL image; see
+                `open_image`.
             tile: Largest tile side in pixels; ``"auto"`` is the task's ``tile`` or else `TILE`,
                 less of that where there are so many classes that the logits of a tile would pass
                 `TILE_BYTES`; None runs the image in one piece.
@@ -177,6 +188,10 @@ class Predictor:
             DataError: If bands or number type aren't what the model takes.
             ConfigError: If an argument doesn't make sense.
         """
+        _check_whole(tile=None if tile == "auto" else tile, overlap=overlap, blend=blend)
+        _check_whole(batch_size=batch_size)
+        if batch_size is not None and batch_size < 1:
+            raise ConfigError(f"batch_size={batch_size} must be at least 1")
         task = self.adapted_task(scale, classes, background, text)
         target = Path(out) if out is not None else None
         streamed = None
@@ -184,13 +199,14 @@ class Predictor:
             check_format(target, task.kind)
             streamed = target if target.suffix.lower() in RASTER_SUFFIXES else None
         if probabilities:
-            _check_probabilities(task, target)
+            _check_probabilities(probabilities, task, target)
         if device is not None:
             self.to(device)
+        self.model.eval()  # whoever trains it on in between needn't think of it
         with ExitStack() as stack:
             source = stack.enter_context(open_image(image))
             info = source.info
-            chosen = tuple(info.image_bands if bands is None else bands)
+            chosen = info.image_bands if bands is None else band_numbers(bands)
             self._check(task, info, chosen, target)
             align = getattr(task, "align", None) or self._align()
             overlap = getattr(task, "overlap", OVERLAP) if overlap is None else overlap
@@ -204,7 +220,7 @@ class Predictor:
                 image=image if isinstance(image, str | Path) else source,
                 bands=chosen,
                 out=streamed,
-                probabilities="float32" if probabilities is True else probabilities,
+                probabilities="float32" if probabilities == 1 else probabilities,
             )
             count = batch_size or (1 if self.device.type == "cpu" else 4)
             bar = stack.enter_context(Bar("predicting", len(plan), "tiles", enabled=progress))
@@ -360,7 +376,17 @@ def load_model(
     return predictor if task is None else predictor.for_task(task)
 
 
-def _check_probabilities(task: Task, target: Path | None) -> None:
+def _check_whole(**values: Any) -> None:
+    for name, value in values.items():
+        if value is not None and not isinstance(value, int | np.integer):
+            raise ConfigError(f"{name}={value!r} must be a whole number")
+
+
+def _check_probabilities(probabilities: bool | str, task: Task, target: Path | None) -> None:
+    if probabilities not in (True, "float32", "uint8"):
+        raise ConfigError(
+            f"probabilities={probabilities!r} must be True, False, 'float32' or 'uint8'"
+        )
     if task.kind != "segmentation":
         raise ConfigError(
             f"probabilities are kept of class maps, not of {task.kind} results; leave them out"
@@ -439,7 +465,8 @@ def open_image(image: Any) -> AbstractContextManager[Source]:
     """Open what `Predictor.predict` takes, to be read by windows.
 
     Args:
-        image: A path, a `GeoImage`, an array ``(H, W, C)`` or ``(H, W)``, or a PIL image.
+        image: A path, a `GeoImage`, an array ``(H, W, C)`` or ``(H, W)``, or a PIL image. Pixels of
+            a masked array of which a band is masked, and transparent ones, are invalid.
 
     Raises:
         RasterError: If the file can't be read or holds a table's numbers instead of colours, or the
@@ -458,10 +485,9 @@ def open_image(image: Any) -> AbstractContextManager[Source]:
         # alpha has become validity and bands may have been chosen: what is left counts from 1
         info = replace(image.info, count=len(image.array), alpha=None)
         return nullcontext(_ArraySource(image.array, image.valid, info))
-    if getattr(image, "mode", None) == "P":  # of PIL, with a palette
-        image = image.convert("RGB")
     try:
-        array = np.asarray(image)
+        alpha = isinstance(image, Image.Image) and image.has_transparency_data
+        array = np.asarray(_in_rgb(image) if isinstance(image, Image.Image) else image)
     except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors of a GPU
         raise RasterError(
             f"the image must be an array (H, W, C) of numbers, in the processor's memory: {error}"
@@ -470,13 +496,30 @@ def open_image(image: Any) -> AbstractContextManager[Source]:
         array = array[:, :, None]
     if array.ndim != 3 or 0 in array.shape or array.dtype.kind not in "uif":
         raise RasterError(
-            f"the image must be an array (H, W, C) of numbers; got {array.dtype} of shape "
-            f"{array.shape}"
+            "the image must be an array (H, W, C) of numbers, a GeoImage, a PIL image or one path; "
+            f"got a {type(image).__name__} ({array.dtype} of shape {array.shape})"
         )
     height, width, count = array.shape
-    info = RasterInfo(None, width, height, count, str(array.dtype))
-    planes = np.ascontiguousarray(array.transpose(2, 0, 1))
-    return nullcontext(_ArraySource(planes, np.ones((height, width), dtype=bool), info))
+    # torch takes neither foreign byte orders nor more than 64 bits
+    dtype = np.dtype(np.float64) if array.itemsize > 8 else array.dtype.newbyteorder("=")
+    planes = np.ascontiguousarray(array.transpose(2, 0, 1), dtype)
+    valid = np.ones((height, width), dtype=bool)
+    if isinstance(image, np.ma.MaskedArray):
+        valid &= ~np.ma.getmaskarray(image).reshape(height, width, count).any(axis=2)
+    if alpha:
+        valid &= planes[-1] > 0
+    info = RasterInfo(None, width, height, count, str(dtype), alpha=count if alpha else None)
+    return nullcontext(_ArraySource(planes, valid, info))
+
+
+def _in_rgb(image: Image.Image) -> Image.Image:
+    """A picture as RGB, from a palette, CMYK and others too, with alpha if it has any.
+
+    Numbers of one band stay what they are.
+    """
+    one_band = image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;")
+    mode = ("LA" if one_band else "RGBA") if image.has_transparency_data else "RGB"
+    return image if image.mode == mode or (one_band and mode == "RGB") else image.convert(mode)
 
 
 @dataclass(frozen=True)

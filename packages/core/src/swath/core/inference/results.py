@@ -50,7 +50,7 @@ IN_MEMORY_BYTES = 512 << 20
 Palette = tuple[tuple[int, int, int], ...]
 
 
-@dataclass
+@dataclass(eq=False)
 class SegmentationResult:
     """A class map and what it takes to read, save and show it.
 
@@ -176,6 +176,9 @@ class SegmentationResult:
         Args:
             alpha: Opacity of the classes.
             side: Longest side of the picture in pixels; larger scenes are thinned out.
+
+        Raises:
+            ConfigError: If ``alpha`` or ``side`` is out of range.
         """
         from swath.core.viz.figures import panels
 
@@ -191,6 +194,8 @@ class SegmentationResult:
         from swath.core.viz.overlay import overlay
         from swath.core.viz.scene import picture, read_small
 
+        if not 0 <= alpha <= 1:
+            raise ConfigError(f"alpha={alpha} must be between 0 and 1")
         shown = picture(self.image, self.info, side)
         height, width = shown.shape[:2]
         if self._mask is None and self.path is not None and not isinstance(self.image, GeoImage):

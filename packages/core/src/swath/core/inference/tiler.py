@@ -340,6 +340,7 @@ def blend_segmentation(
 
     Raises:
         RasterError: If no pixel of the scene is valid.
+        ConfigError: If scores of valid pixels aren't numbers.
     """
     from swath.core.inference.results import segmentation_sink
 
@@ -350,9 +351,14 @@ def blend_segmentation(
         for tile, logits, valid in blend_logits(tiles, scene.plan):
             if logits is None or valid is None or not valid.any():
                 continue  # the sink starts out as nodata
-            labels, probabilities = _labels(
+            labels, probabilities, sound = _labels(
                 logits, dtype, bool(scene.probabilities), getattr(scene.task, "activation", None)
             )
+            if not sound[valid].all():
+                raise ConfigError(
+                    f"{scene.info.name}: the model's scores aren't numbers (NaN); take a wider "
+                    "precision ('bf16' or 'fp32' for 'fp16'), or other weights"
+                )
             if not valid.all():
                 labels[~valid] = np.iinfo(dtype).max
                 if probabilities is not None:
@@ -374,15 +380,17 @@ def _labels(
     dtype: type[np.uint8 | np.uint16],
     with_probabilities: bool,
     activation: str | None,
-) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
+) -> tuple[NDArray[Any], NDArray[np.float32] | None, NDArray[np.bool_]]:
+    """Class of each pixel, probabilities if wanted, and where the scores are numbers."""
     # max gives the same indices as argmax and is five times as fast along a strided axis
-    labels = logits.max(dim=0).indices.to(torch.uint8 if dtype is np.uint8 else torch.uint16)
+    best = logits.max(dim=0)
+    labels = best.indices.to(torch.uint8 if dtype is np.uint8 else torch.uint16)
     probabilities = None
     if with_probabilities:
         independent = activation == "sigmoid"  # one class's says nothing about the others'
         scores = logits.float()
         probabilities = (scores.sigmoid() if independent else scores.softmax(dim=0)).cpu().numpy()
-    return labels.cpu().numpy(), probabilities
+    return labels.cpu().numpy(), probabilities, (~best.values.isnan()).cpu().numpy()
 
 
 def ahead(items: Iterable[T], size: int, name: str) -> Generator[T, None, None]:

@@ -14,6 +14,7 @@ from rasterio.transform import xy
 from rasterio.warp import transform as transform_points
 from rasterio.windows import Window
 
+from swath.core.errors import ConfigError
 from swath.core.geo.raster import GeoImage, RasterInfo, open_raster
 from swath.core.palette import Colour
 from swath.core.viz.overlay import Rgb, display_rgb
@@ -107,7 +108,12 @@ def picture(image: Any, info: RasterInfo, side: int) -> Rgb:
 
     Returns:
         ``(h, w, 3)`` uint8.
+
+    Raises:
+        ConfigError: If ``side`` is below 1.
     """
+    if side < 1:
+        raise ConfigError(f"side={side} must be at least 1")
     step = -(-max(info.width, info.height) // side)
     if image is None:
         return np.full((-(-info.height // step), -(-info.width // step), 3), 160, dtype=np.uint8)
