@@ -278,3 +278,20 @@ def test_values_without_a_name_are_left_out_and_told(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="the values 1, 2 have no name among the 1 classes"):
         found = to_geodataframe(mask, classes=["wood"])
     assert set(found["class"]) == {"wood"}
+
+
+@pytest.mark.parametrize("mask", [None, [[0, 1]], np.zeros((1, 4, 4), np.uint8)])
+def test_what_is_no_class_map_is_refused(tmp_path: Path, mask: object) -> None:
+    with pytest.raises(RasterError, match=r"a class map is a path or a numpy array \(H, W\), not"):
+        vectorise(mask, tmp_path / "a.gpkg")  # type: ignore[arg-type]
+
+
+def test_numbers_that_polygons_cannot_hold_are_refused() -> None:
+    with pytest.raises(RasterError, match="beyond 32 bits"):
+        to_geodataframe(np.full((4, 4), 2**40))
+
+
+@pytest.mark.parametrize("options", [{"skip": "field"}, {"skip": 0}, {"simplify_px": -1}])
+def test_mistaken_options_are_refused(tmp_path: Path, options: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        vectorise(blobs(9, 9), tmp_path / "a.gpkg", classes=CLASSES, **options)  # type: ignore[arg-type]

@@ -150,3 +150,9 @@ def test_answers_are_saved_as_json(tmp_path: Path) -> None:
     assert [label.get_text() for label in bars.get_yticklabels()] == ["b", "a"]
     with pytest.raises(ConfigError, match=r"saved as \.json"):
         CaptionResult("a harbour").save(tmp_path / "c.txt")
+
+
+@pytest.mark.parametrize("label", [-1, 2])
+def test_labels_are_classes(label: int) -> None:
+    with pytest.raises(ValueError, match="labels must be 0 to 1"):
+        DetectionResult(PLACE, ("a", "b"), np.ones((1, 4)), np.array([label]), np.ones(1))

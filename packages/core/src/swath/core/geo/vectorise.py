@@ -77,7 +77,7 @@ def vectorise(
         Number of polygons written.
 
     Raises:
-        ConfigError: If the format or a class to skip is unknown.
+        ConfigError: If the format or a class to skip is unknown, or a tolerance negative.
         RasterError: If the mask can't be read or holds no class indices.
     """
     out = Path(out)
@@ -86,6 +86,8 @@ def vectorise(
             f"{out}: polygons are written as {' or '.join(FORMATS)}; change the suffix"
         )
     count = 0
+    if min(min_area_px, simplify_px) < 0:
+        raise ConfigError(f"{min_area_px=} and {simplify_px=} must be 0 or more")
     with ExitStack() as stack:
         source = _open(mask, info, stack)
         names = _names(source, classes)
@@ -157,6 +159,11 @@ def _open(mask: str | Path | NDArray[Any], info: RasterInfo | None, stack: ExitS
                 "to make one from an image)"
             )
     else:
+        if not isinstance(mask, np.ndarray) or mask.ndim != 2:
+            what = f" of shape {mask.shape}" if isinstance(mask, np.ndarray) else ""
+            raise RasterError(
+                f"a class map is a path or a numpy array (H, W), not a {type(mask).__name__}{what}"
+            )
         height, width = mask.shape
         base = info if info is not None else RasterInfo(None, width, height)
         source = _ArraySource(
@@ -179,6 +186,8 @@ def _skipped(names: dict[int, str] | None, skip: Sequence[int | str] | None) -> 
     known = {name: index for index, name in (names or {}).items()}
     if skip is None:
         return {index for name, index in known.items() if name.lower() == "background"}
+    if isinstance(skip, str | int):
+        raise ConfigError(f"skip={skip!r} must be a list of names or indices")
     for item in skip:
         if isinstance(item, str) and item not in known:
             raise ConfigError(f"no class is called '{item}'{suggest(item, list(known))}")
@@ -233,6 +242,8 @@ def _regions(
 
 
 def _trace(values: NDArray[Any], wanted: NDArray[np.bool_], top: int) -> list[_Group]:
+    if values.size and not -(2**31) <= int(values.min()) <= int(values.max()) < 2**31:
+        raise RasterError("a class map holds numbers beyond 32 bits; number its classes from 0")
     array = values if values.dtype in (np.uint8, np.uint16, np.int16) else values.astype(np.int32)
     down = Affine.translation(0, top)
     return [

@@ -36,6 +36,9 @@ class DetectionResult:
         labels: int64 ``(N,)``.
         scores: ``(N,)`` in 0..1.
         image: The image it was made from, for pictures.
+
+    Raises:
+        ValueError: If shapes, lengths or labels don't fit.
     """
 
     info: RasterInfo
@@ -54,6 +57,9 @@ class DetectionResult:
                 f"{count} boxes need as many labels and scores; got {len(self.labels)} and "
                 f"{len(self.scores)}"
             )
+        labels = np.asarray(self.labels)
+        if count and not 0 <= labels.min() <= labels.max() < len(self.classes):
+            raise ValueError(f"labels must be 0 to {len(self.classes) - 1}; got {self.labels}")
 
     def __len__(self) -> int:
         return len(self.boxes)

@@ -195,6 +195,9 @@ class Predictor:
         task = self.adapted_task(scale, classes, background, text)
         target = Path(out) if out is not None else None
         streamed = None
+        kept: Literal[False, "float32", "uint8"] = "float32" if probabilities else False
+        if probabilities == "uint8":
+            kept = "uint8"
         if target is not None:
             check_format(target, task.kind)
             streamed = target if target.suffix.lower() in RASTER_SUFFIXES else None
@@ -220,7 +223,7 @@ class Predictor:
                 image=image if isinstance(image, str | Path) else source,
                 bands=chosen,
                 out=streamed,
-                probabilities="float32" if probabilities == 1 else probabilities,
+                probabilities=kept,
             )
             count = batch_size or (1 if self.device.type == "cpu" else 4)
             bar = stack.enter_context(Bar("predicting", len(plan), "tiles", enabled=progress))
