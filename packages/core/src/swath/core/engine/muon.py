@@ -28,7 +28,7 @@ class Muon(torch.optim.Optimizer):
 
     Source:
         Jordan et al. 2024 (Muon), https://kellerjordan.github.io/posts/muon; its scale and decay:
-        Liu et al. 2025, arXiv:2502.16982, section 2.2.
+        Liu et al. 2025, arXiv:2502.16982.
     """
 
     def __init__(
