@@ -2,8 +2,8 @@
 
 Run:     swath train remotesam_scenes_tiny
 Source:  ours; the network of Yao et al. 2025 (RemoteSAM)
-Expect:  oIoU 0.63 on 600 sentences about unseen scenes, 0.21 with sentences of other images; 73
-         minutes of a crowded core's time (benchmarks/results/refseg_scenes.json)
+Expect:  oIoU 0.66 on 600 sentences about unseen scenes, 0.23 with sentences of other images; 31
+         minutes of a core's time (benchmarks/results/refseg_scenes.json)
 """
 
 from swath.core.engine.pieces import muon_cosine
