@@ -1,7 +1,7 @@
 """Muon: steps along orthogonal matrices.
 
-torch's and timm's Muon iterate in bfloat16 whatever the processor, one matrix at a time: on a CPU
-that doesn't compute in it a step of `remotesam_scenes_tiny` takes 2.9 s there and 0.13 s here.
+torch's and timm's Muon iterate in bfloat16 whatever the processor, one matrix at a time; a CPU that
+doesn't compute in bfloat16 takes twenty times as long for a small network's step as with this one.
 """
 
 import math
