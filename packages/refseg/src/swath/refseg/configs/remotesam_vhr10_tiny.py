@@ -7,8 +7,8 @@ Source:  ours; the network of Yao et al. 2025 (RemoteSAM), begun with what `remo
          has learnt from rendered scenes. Every third image is kept for the test. There is no
          validation set: the last weights are the result.
 Expect:  oIoU 0.24 on the 146 sentences about images kept for the test, 0.01 with sentences of other
-         images; large things are found, ships and vehicles of a few pixels are not
-         (benchmarks/results/refseg_vhr10.json)
+         images; running tracks are found, of ships and airplanes several, not the one that is
+         meant (benchmarks/results/refseg_vhr10.json)
 """
 
 from torchvision.transforms import v2
