@@ -70,7 +70,7 @@ def test_it_prepares_says_what_it_left_out_and_names_the_broken(
         (["ROOT", "--out", "OUT", "--model", "swath-small", "--tile", "3"], "--tile 3 must"),
         (["ROOT", "--out", "OUT", "--model", "swath-small", "--classes", "a,b"],
          "takes no vocabulary"),
-        (["ROOT", "--out", "OUT", "--model", "swath-small", "--scale", "5:1"], "scale '5:1'"),
+        (["ROOT", "--out", "OUT", "--model", "swath-small", "--scale", "5:1"], "scale='5:1'"),
         (["ROOT", "--out", "ROOT/out", "--model", "swath-small"], "lies in the source"),
     ],
 )  # fmt: skip
