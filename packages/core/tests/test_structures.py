@@ -272,7 +272,8 @@ def test_the_type_survives_what_keeps_boxes_and_is_dropped_by_arithmetic() -> No
         assert type(plain) is Tensor
     wrapped = tv_tensors.wrap(boxes + 1, like=boxes)
     assert isinstance(wrapped, RotatedBoxes)
-    assert tv_tensors.wrap(boxes + 1, like=boxes, canvas_size=(7, 8)).canvas_size == (7, 8)
+    assert RotatedBoxes.wrap(boxes + 1, boxes).canvas_size == (HEIGHT, WIDTH)
+    assert RotatedBoxes.wrap(boxes + 1, boxes, canvas_size=(7, 8)).canvas_size == (7, 8)
     with tv_tensors.set_return_type("TVTensor"):
         assert isinstance(boxes + 1, RotatedBoxes)
         assert type(boxes[:, :2]) is Tensor

@@ -83,7 +83,8 @@ def test_a_verb_that_does_not_exist_brings_up_the_nearest(swath: Run) -> None:
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        (("predict",), "swath predict: missing argument 'model' (see 'swath predict --help')"),
+        (("predict",), "swath predict: missing argument"),
+        (("data", "prepare", "dota"), "swath data prepare dota: missing argument"),
         (("models", "--wide"), "swath models: no such option: --wide"),
         (("data", "preview", "x", "--count", "two"), "swath data preview: invalid value for"),
         (("data", "chek"), "swath data: no such command 'chek'"),

@@ -82,7 +82,7 @@ class RotatedBoxes(tv_tensors.TVTensor):  # type: ignore[misc]
 
     @classmethod
     def wrap(cls, tensor: Tensor, like: "RotatedBoxes", **kwargs: Any) -> "RotatedBoxes":
-        """What `torchvision.tv_tensors.wrap` calls; ``canvas_size`` may be replaced."""
+        """What `torchvision.tv_tensors.wrap` calls after 0.26; ``canvas_size`` may be replaced."""
         return cls._wrap(tensor, kwargs.get("canvas_size", like.canvas_size))
 
     @classmethod

@@ -518,6 +518,8 @@ def _fill_of(inpt: Any, ignore_index: int, fill: float) -> float:
 
 def _wrap(tensor: Tensor, like: Any) -> Any:
     """The type of ``like``, or a plain tensor where that is one."""
+    if isinstance(like, RotatedBoxes):  # torchvision 0.26 would lose their canvas
+        return like.wrap(tensor, like)
     return tv_tensors.wrap(tensor, like=like) if isinstance(like, tv_tensors.TVTensor) else tensor
 
 
