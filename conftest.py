@@ -1,7 +1,8 @@
-"""For all suites: no network, no unagreed skip, and Triton interprets where there is no GPU."""
+"""For all suites: no network, no unagreed skip, the same numbers in each run, Triton on CPUs."""
 
 import ipaddress
 import os
+import random
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -85,6 +86,13 @@ def foreign_connections(_foreign_connections: list[Any]) -> Iterator[list[Any]]:
     _foreign_connections.clear()
     yield _foreign_connections
     assert not _foreign_connections, f"tried to reach {_foreign_connections}"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """A test and the fixtures it is the first to need draw the same numbers in every run."""
+    random.seed(0)
+    torch.manual_seed(0)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
