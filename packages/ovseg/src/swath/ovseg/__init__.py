@@ -25,6 +25,7 @@ _LAZY = {
     "join_zip": "swath.ovseg.split_zip",
     "mean_iou": "swath.ovseg.metrics",
     "open_vocabulary_adamw": "swath.ovseg.optimizers",
+    "open_vocabulary_muon": "swath.ovseg.optimizers",
     "pixelwise_bce": "swath.ovseg.losses",
     "pretrained": "swath.ovseg.models.towers",
     "published_augment": "swath.ovseg.augment",

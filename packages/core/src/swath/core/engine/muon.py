@@ -5,11 +5,13 @@ doesn't compute in bfloat16 takes twenty times as long for a small network's ste
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from swath.core.errors import ConfigError
 
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 
@@ -87,6 +89,40 @@ class Muon(torch.optim.Optimizer):
             spread = (state["exp_avg_sq"] / (1 - beta2**made)).sqrt_().add_(1e-8)
             p.mul_(1 - group["lr"] * group["weight_decay"])
             p.addcdiv_(state["exp_avg"], spread, value=-group["lr"] / (1 - beta1**made))
+
+
+def muon_groups(model: nn.Module, groups: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each group of a model's parameters as two: matrices that Muon moves, and the rest for AdamW.
+
+    Matrices are the weights of linear layers and convolutions, but for those with fewer than four
+    inputs or outputs; the rest are biases, norms, embeddings, tables and kernels of other layers.
+
+    Returns:
+        Groups with ``"orthogonal"`` set or not, for `Muon`.
+
+    Raises:
+        ConfigError: If the parameters are spread over processes.
+    """
+    matrices = set(_matrices(model))
+    halves = []
+    for group in groups:
+        for orthogonal in (True, False):
+            chosen = [p for p in group["params"] if (p in matrices) is orthogonal]
+            if chosen:
+                halves.append({**group, "params": chosen, "orthogonal": orthogonal})
+    return halves
+
+
+def _matrices(model: nn.Module) -> Iterator[Tensor]:
+    """Weights of linear layers and convolutions that are matrices worth the name."""
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            if hasattr(module.weight, "full_tensor"):
+                raise ConfigError(
+                    "Muon needs whole matrices; train with AdamW where fsdp splits them"
+                )
+            if min(len(module.weight), module.weight[0].numel()) >= 4:
+                yield module.weight
 
 
 def orthogonalised(matrices: Tensor, iterations: int = 5) -> Tensor:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from swath.core.engine.muon import Muon
+from swath.core.engine.muon import Muon, muon_groups
 from swath.core.errors import ConfigError
 from swath.core.spec import Spec
 
@@ -162,9 +162,7 @@ class AdamWCosine:
 class MuonCosine:
     """Muon with linear warm-up and cosine decay: networks from scratch learn more from each step.
 
-    Weights of linear layers and convolutions are moved by Muon, but for those with fewer than four
-    inputs or outputs; all else (biases, norms, embeddings, tables, kernels of other layers) is
-    moved by AdamW.
+    Which parameters are moved by Muon and which by AdamW: see `muon_groups`.
 
     Args:
         lr: Highest learning rate of both, a good one of AdamW's.
@@ -196,15 +194,9 @@ class MuonCosine:
         Raises:
             ConfigError: If the parameters are spread over processes.
         """
-        matrices = set(_matrices(model))
-        groups = []
-        for group in _groups(model, self.lr, self.weight_decay, self.no_decay_norms, None):
-            for orthogonal in (True, False):
-                chosen = [p for p in group["params"] if (p in matrices) is orthogonal]
-                if chosen:
-                    groups.append({**group, "params": chosen, "orthogonal": orthogonal})
+        groups = _groups(model, self.lr, self.weight_decay, self.no_decay_norms, None)
         beta1, beta2 = self.betas
-        optimizer = Muon(groups, (beta1, beta2), self.momentum)
+        optimizer = Muon(muon_groups(model, groups), (beta1, beta2), self.momentum)
         cosine = _cosine(self.final_factor)
         return Optimisation(optimizer, _with_warmup(cosine, self.warmup, iterations))
 
@@ -289,18 +281,6 @@ class SGDPoly:
             return float((1 - done) ** self.power)
 
         return Optimisation(optimizer, _with_warmup(poly, self.warmup, iterations))
-
-
-def _matrices(model: nn.Module) -> Iterator[Tensor]:
-    """Weights of linear layers and convolutions that are matrices worth the name."""
-    for module in model.modules():
-        if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-            if hasattr(module.weight, "full_tensor"):
-                raise ConfigError(
-                    "Muon needs whole matrices; train with AdamW where fsdp splits them"
-                )
-            if min(len(module.weight), module.weight[0].numel()) >= 4:
-                yield module.weight
 
 
 def _check_rates(lr: float, weight_decay: float, warmup: int) -> None:
