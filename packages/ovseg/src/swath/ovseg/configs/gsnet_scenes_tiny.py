@@ -11,7 +11,7 @@ from swath.core.spec import Spec
 from swath.ovseg.configs._scenes import DINO, FUSED, crops, from_clip
 from swath.ovseg.configs._scenes import task as _task
 from swath.ovseg.models.gsnet import GSNet
-from swath.ovseg.optimizers import open_vocabulary_adamw
+from swath.ovseg.optimizers import open_vocabulary_muon
 
 model = from_clip(GSNet, specialist=DINO, aggregator=FUSED, dino_taps=[0, 1], dino_finetune="full")
 task = _task()
@@ -21,11 +21,11 @@ augment = Spec(Dihedral)
 val = crops(seed=2, count=64)
 test = crops(seed=3, count=256)
 
-optimizer = open_vocabulary_adamw(lr=2e-3, weight_decay=1e-2, clip_multiplier=0.2)
-iterations = 1200
+optimizer = open_vocabulary_muon(lr=2e-3, weight_decay=1e-2, clip_multiplier=0.2)
+iterations = 800
 batch_size = 8
 num_workers = 0
-val_every = 600
+val_every = 400
 checkpoint_every = 200
 clip_norm = 1.0
 seed = 0
