@@ -51,6 +51,7 @@ def test_names_that_cant_be_right_are_refused(classes: Any, message: str) -> Non
         (1.5, "between 0 and 1"),
         (["sea", "sea"], "'sea' is there twice"),
         ([""], "background has an empty name"),
+        ([], "background has no name"),
         (["sea", "Tree"], "'Tree' is there twice"),
     ],
 )
@@ -67,11 +68,16 @@ def test_there_is_one_background() -> None:
 def test_templates_are_known_by_name_or_given() -> None:
     assert templates("single") == SINGLE
     assert len(templates("imagenet")) == 80
-    assert templates(["a map of {}"]) == ("a map of {}",)
+    assert templates(["a map of {}"]) == templates("a map of {}") == ("a map of {}",)
     with pytest.raises(ConfigError, match=r"called 'singel'.*did you mean 'single'"):
         templates("singel")
     with pytest.raises(ConfigError, match=r"must hold .* once"):
         templates(["a map"])
+
+
+def test_other_braces_in_a_template_are_text() -> None:
+    found = tokenize(["ship"], templates(["{type} {{}}"]))
+    assert torch.equal(found, tokenize(["{type} {ship}"], ["{}"]))
 
 
 def test_other_scripts_are_spelt_in_bytes() -> None:
@@ -89,6 +95,13 @@ def test_alternatives_score_by_the_best_and_background_by_threshold() -> None:
     got = task.by_class(logits).flatten()
     torch.testing.assert_close(got, torch.tensor([3.0, -2.0, -1.0986123]))
     assert got[2].sigmoid() == pytest.approx(0.25)
+
+
+def test_names_of_the_background_may_have_alternatives() -> None:
+    for background in ("sea, runway", ["sea,runway"], ["sea", "runway"]):
+        task = OpenVocabularyTask(["ship"], background=background)
+        assert task.names == ("ship", "sea", "runway")
+        assert task.starts == [0, 1, 3]
 
 
 def test_alternatives_need_no_space_after_the_comma() -> None:

@@ -37,11 +37,13 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 
 
 def templates(choice: str | Sequence[str]) -> tuple[str, ...]:
-    """An ensemble by name, or one's own.
+    """An ensemble by name, or one's own: a sentence or several.
 
     Raises:
         ConfigError: If there is none of that name, or a template has no ``{}``.
     """
+    if isinstance(choice, str) and "{}" in choice:
+        choice = [choice]
     if isinstance(choice, str):
         if choice not in TEMPLATES:
             raise ConfigError(
@@ -79,7 +81,7 @@ def tokenize(
     sentences = []
     for name in names:
         for template in ensemble:
-            inside = tokenizer.encode(template.format(name))
+            inside = tokenizer.encode(template.replace("{}", name))
             sentences.append([tokenizer.sot_token_id, *inside, tokenizer.eot_token_id])
             if len(sentences[-1]) > context_length:
                 shown = name if len(name) <= 40 else f"{name[:37]}..."

@@ -53,7 +53,8 @@ class OpenVocabularyTask(SegmentationTask):
             alone, or a list of sentences with ``{}``. A model made for one template gets the mean
             of their vectors.
         background: Adds a last class for pixels that are none of the others: with a number, those
-            where no class is as probable as that; with names, those where one of these fits best.
+            where no class is as probable as that; with names, with or without alternatives, those
+            where one of these fits best.
         ignore_index: Label of pixels of no class.
         palette: A colour per class, without that of the background.
         skip_ignored: Leave ignored pixels out of the loss; as published they are pixels of no
@@ -65,7 +66,7 @@ class OpenVocabularyTask(SegmentationTask):
 
     Raises:
         ConfigError: If there is no class, a name is empty, there twice or too long for CLIP, or
-            the background is no probability.
+            the background is no probability and no name.
 
     Attributes:
         names: What is looked for: classes, their alternatives, and names of the background.
@@ -331,4 +332,7 @@ def _background(choice: float | Sequence[str] | None) -> tuple[float | None, lis
         if not 0 < choice < 1:
             raise ConfigError(f"background={choice} must be a probability between 0 and 1")
         return float(choice), []
-    return None, [choice] if isinstance(choice, str) else list(choice)
+    names = [choice] if isinstance(choice, str) else choice
+    if not names:
+        raise ConfigError("background has no name; give one, or a probability, or leave it out")
+    return None, [part.strip() for name in names for part in name.split(",")]
