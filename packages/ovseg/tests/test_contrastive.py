@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -61,6 +62,23 @@ def test_names_are_checked_and_may_be_others(tiny: Any) -> None:
         assert float(scores.sum()) == pytest.approx(1)
     with pytest.raises(ConfigError, match="knows no background here; leave it out"):
         Predictor(clip, task).adapted_task(classes=["tree"], background=0.5)
+
+
+def test_names_are_encoded_once_for_all_tiles_and_until_weights_change(tiny: Any) -> None:
+    clip, calls = tiny.build("catseg").clip.eval(), []
+    clip.ln_final.register_forward_hook(lambda m, i, o: calls.append(len(o)))
+    task = CaptionTask(["tree", "ship"], ["a {}", "one {}", "the {}"])
+    predictor = Predictor(clip, task)
+    image = np.random.default_rng(0).integers(0, 255, (96, 96, 3), dtype=np.uint8)
+    first = predictor.predict(image, tile=32, overlap=0)
+    assert calls == [6], "once for nine tiles"
+    predictor.predict(image, classes=["road"])
+    predictor.predict(image, classes=["road"])
+    assert calls == [6, 3]
+    with torch.no_grad():
+        clip.text_projection.mul_(-1.0)
+    assert predictor.predict(image).probabilities != first.probabilities
+    assert calls == [6, 3, 6]
 
 
 def test_the_small_clip_names_images_and_its_file_begins_a_segmenter(tmp_path: Path) -> None:

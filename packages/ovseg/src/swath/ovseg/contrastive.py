@@ -19,8 +19,10 @@ from swath.core.sample import Sample
 from swath.core.segmentation import collate_images
 from swath.core.task import Batch, Task
 from swath.ovseg.clip import resized
+from swath.ovseg.layers import in_groups
+from swath.ovseg.models.base import TEXTS_AT_ONCE
 from swath.ovseg.prompts import templates, tokenize
-from swath.ovseg.task import CLIP_RADIOMETRY, check_names
+from swath.ovseg.task import CLIP_RADIOMETRY, Texts, check_names
 
 LARGEST_SCALE = 100.0
 """Of the temperature's inverse, as in CLIP."""
@@ -56,14 +58,17 @@ class CaptionTask(Task):
         self.classes, self.ensemble = tuple(classes), templates(ensemble)
         self.radiometry = radiometry or CLIP_RADIOMETRY
         self.tokens = tokenize(self.classes, self.ensemble)
+        self._texts = Texts()
 
     def with_classes(self, classes: Sequence[str]) -> "CaptionTask":
-        """The same task for other names.
+        """The same task for other names; what it has encoded is known to both.
 
         Raises:
             ConfigError: See the class.
         """
-        return CaptionTask(classes, self.ensemble, self.radiometry)
+        task = CaptionTask(classes, self.ensemble, self.radiometry)
+        task._texts = self._texts
+        return task
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """Stack samples; see `collate_images`.
@@ -92,11 +97,23 @@ class CaptionTask(Task):
     @torch.no_grad()
     def predict(self, model: Any, batch: Batch) -> list[Tensor]:
         """Probabilities ``(K,)`` of each image."""
-        tokens = self.tokens.to(batch["image"].device)
-        text = model.encode_text(tokens.flatten(0, 1), normalize=True)
-        text = F.normalize(text.unflatten(0, tokens.shape[:2]).mean(1), dim=-1)
+        text = self.text(model)
         image = model.encode_image(_fitting(model, batch["image"]), normalize=True)
         return list((model.logit_scale.exp() * image @ text.T).float().softmax(1))
+
+    def text(self, model: Any) -> Tensor:
+        """Unit vectors ``(K, E)`` of the classes, computed once for a model and its weights."""
+
+        def encode(tokens: Tensor) -> Tensor:
+            text = in_groups(
+                lambda ids: model.encode_text(ids, normalize=True),
+                tokens.flatten(0, 1),
+                0,
+                TEXTS_AT_ONCE,
+            )
+            return F.normalize(text.unflatten(0, tokens.shape[:2]).mean(1), dim=-1)
+
+        return self._texts.get(model, (self.classes, self.ensemble), self.tokens, encode)
 
     def merge(self, tiles: Iterable[TilePrediction[Tensor]], scene: Scene) -> ClassificationResult:
         """Mean probabilities of a scene's tiles, by their share of valid pixels."""

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -117,7 +117,7 @@ class OpenVocabularyTask(SegmentationTask):
         self.starts = [0]
         for group in vocabulary:
             self.starts.append(self.starts[-1] + len(group))
-        self._texts = _Texts()
+        self._texts = Texts()
 
     def with_classes(
         self, classes: Sequence[str], background: float | Sequence[str] | None = None
@@ -214,15 +214,7 @@ class OpenVocabularyTask(SegmentationTask):
         Returns:
             ``(T, P, E)``, T counting alternatives and names of the background.
         """
-        known = self._texts.of(model)
-        key = self.names, self.ensemble
-        if key not in known:
-            if len(known) == VOCABULARIES:
-                del known[next(iter(known))]
-            tokens = self.tokens.to(text_parameters(model)[0].device)
-            with torch.inference_mode(False), torch.no_grad():  # training may use them too
-                known[key] = model.encode_text(tokens)
-        return known[key]
+        return self._texts.get(model, (self.names, self.ensemble), self.tokens, model.encode_text)
 
     def _logits(self, model: Any, images: Tensor) -> Tensor:
         text = self.text(model)
@@ -272,16 +264,36 @@ class OpenVocabularyTask(SegmentationTask):
         return SemSegMetrics(self.classes, self.ignore_index)
 
 
-class _Texts:
+class Texts:
     """Vectors by model and vocabulary; for another process, which copies the model, none."""
 
     def __init__(self) -> None:
         self._known: WeakKeyDictionary[Any, tuple[Any, dict[Any, Tensor]]] = WeakKeyDictionary()
 
-    def __reduce__(self) -> tuple[type["_Texts"], tuple[()]]:
-        return _Texts, ()
+    def __reduce__(self) -> tuple[type["Texts"], tuple[()]]:
+        return Texts, ()
 
-    def of(self, model: Any) -> dict[Any, Tensor]:
+    def get(
+        self, model: Any, key: Any, tokens: Tensor, encode: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """What a model makes of a vocabulary with its weights as they are.
+
+        Args:
+            model: A CLIP, or an open-vocabulary model.
+            key: What the vocabulary is known by.
+            tokens: Its token ids, int64.
+            encode: Called with them, on the model's device, if it isn't known yet.
+        """
+        known = self._of(model)
+        if key not in known:
+            if len(known) == VOCABULARIES:
+                del known[next(iter(known))]
+            tokens = tokens.to(text_parameters(model)[0].device)
+            with torch.inference_mode(False), torch.no_grad():  # training may use them too
+                known[key] = encode(tokens)
+        return known[key]
+
+    def _of(self, model: Any) -> dict[Any, Tensor]:
         """Those of a model, to be added to; none if its weights have changed."""
         state = [(p.data_ptr(), p._version, p.device) for p in text_parameters(model)]
         before, known = self._known.get(model, (None, {}))
@@ -292,8 +304,9 @@ class _Texts:
 
 
 def text_parameters(model: Any) -> list[nn.Parameter]:
-    """The parameters of CLIP, in an open-vocabulary model, that texts depend on."""
-    return [p for n, p in model.clip.named_parameters() if not n.startswith("visual.")]
+    """The parameters of CLIP, alone or in an open-vocabulary model, that texts depend on."""
+    clip = getattr(model, "clip", model)
+    return [p for n, p in clip.named_parameters() if not n.startswith("visual.")]
 
 
 def check_names(
