@@ -386,6 +386,7 @@ def test_models_that_cannot_label_rgb_are_refused(tmp_path: Path, archive: Path)
     [
         ({"tile": 8}, "--tile 8 must be 32 or more"),
         ({"bands": (1, 2)}, "three band numbers"),
+        ({"bands": (0, 1, 2)}, "three band numbers, from 1"),
         ({"image_format": "gif"}, "--image-format gif must be jpg or png"),
         ({"duplicate_bits": 60}, "--duplicate-bits 60 must be"),
         ({"confidence": 1.5}, "--confidence 1.5 must be between 0 and 1"),

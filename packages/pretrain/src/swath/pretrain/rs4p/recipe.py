@@ -47,7 +47,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         self._require("tile", self.tile >= 32, "32 or more")
-        self._require("bands", self.bands is None or len(self.bands) == 3, "three band numbers")
+        numbered = self.bands is None or (len(self.bands) == 3 and min(self.bands) >= 1)
+        self._require("bands", numbered, "three band numbers, from 1")
         self._require("image_format", self.image_format in ("jpg", "png"), "jpg or png")
         bits = f"-1 (keep all) to {MAX_RADIUS}"
         self._require("duplicate_bits", -1 <= self.duplicate_bits <= MAX_RADIUS, bits)
