@@ -169,6 +169,19 @@ def test_a_folder_of_another_recipe_or_with_other_files_is_left_alone(
         prepare([tmp_path / "out"], archive, model, RECIPE, **SMALL)
 
 
+def test_the_precision_is_the_models_and_part_of_the_request(
+    archive: Path, tmp_path: Path, model: Predictor
+) -> None:
+    found: list[bool] = []
+    model.model.register_forward_hook(lambda *_: found.append(torch.is_autocast_enabled("cpu")))
+    half = Predictor(model.model, model.task, model.card, "bf16")
+    done = prepare([archive], tmp_path / "out", half, RECIPE, **SMALL)
+    assert set(found) == {True}
+    assert done.manifest["request"]["precision"] == "bf16"
+    with pytest.raises(DataError, match="prepared with other precision"):
+        prepare([archive], tmp_path / "out", model, RECIPE, **SMALL)
+
+
 @pytest.mark.parametrize("manifest", ["{", "[]", '{"version": 2}'])
 def test_a_folder_with_a_manifest_of_others_is_refused(
     archive: Path, tmp_path: Path, model: Predictor, manifest: str

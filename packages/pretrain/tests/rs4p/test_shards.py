@@ -89,6 +89,19 @@ def test_the_scan_is_kept_beside_the_shard_until_the_shard_changes(tmp_path: Pat
     assert both["shard"].tolist() == [0, 0, 1]
 
 
+@pytest.mark.parametrize("damage", [b"", b"rubbish", "half", "other"])
+def test_a_damaged_scan_is_made_anew(tmp_path: Path, damage: bytes | str) -> None:
+    path, cache = shard(tmp_path / "a.tar", "xyz"), tmp_path / "a.tar.index.npy"
+    first = scan_shards([path])
+    if damage == "other":
+        np.save(cache, np.arange(3))
+    else:
+        whole = cache.read_bytes()
+        cache.write_bytes(whole[: len(whole) // 2] if isinstance(damage, str) else damage)
+    np.testing.assert_array_equal(scan_shards([path]), first)
+    np.testing.assert_array_equal(np.load(cache), first[0:3])
+
+
 @pytest.mark.parametrize("cut", [1, 600, 1024, 1025, 1600, 3000])
 def test_a_truncated_shard_is_refused_with_its_name_and_an_offset(tmp_path: Path, cut: int) -> None:
     path = shard(tmp_path / "a.tar", "xy")

@@ -60,7 +60,7 @@ class PublishedProtocol:
         height, width = image.shape[-2:]
         scale = self.shortest_edge / min(height, width)
         scale = min(scale, self.longest_edge / max(height, width))
-        size = int(height * scale + 0.5), int(width * scale + 0.5)
+        size = max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
         return F.interpolate(image, size, mode="bilinear", antialias=True)
 
     def scored(self, score: Score, image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from swath.core.cli.app import ListsInARow, app
-from swath.core.cli.values import Device, class_names
+from swath.core.cli.values import Arithmetic, Device, class_names
 from swath.core.errors import ConfigError, SwathError
 
 if TYPE_CHECKING:
@@ -121,13 +121,7 @@ def predict(
         int | None, typer.Option(min=1, help="Tiles at once; default 1 on a CPU, 4 on a GPU.")
     ] = None,
     device: Device = None,
-    precision: Annotated[
-        str,
-        typer.Option(
-            help="Arithmetic: `fp32`; or `bf16` or `fp16`, twice as fast or more where "
-            "`swath doctor` shows it, and a little less exact."
-        ),
-    ] = "fp32",
+    precision: Arithmetic = "fp32",
     ending: Annotated[
         str | None,
         typer.Option(

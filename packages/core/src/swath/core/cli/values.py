@@ -12,6 +12,15 @@ Device = Annotated[
 ]
 """Where to compute: ``--device``."""
 
+Arithmetic = Annotated[
+    str,
+    typer.Option(
+        help="Arithmetic: `fp32`; or `bf16` or `fp16`, twice as fast or more where `swath doctor` "
+        "shows it, and a little less exact."
+    ),
+]
+"""Of a model's forward pass: ``--precision``; a `swath.core.precision.Precision`."""
+
 
 def class_names(text: str) -> list[str]:
     """Names between semicolons, or commas if there is none.

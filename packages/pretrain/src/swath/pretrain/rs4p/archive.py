@@ -26,6 +26,7 @@ from torch import Tensor
 from swath.core.errors import DataError
 from swath.core.files import atomic_path
 from swath.core.inference.predictor import Predictor
+from swath.core.precision import autocast
 from swath.core.progress import Bar
 from swath.core.sample import Sample
 from swath.core.segmentation import SegmentationTask
@@ -253,7 +254,7 @@ def _label_batch(
     batch: Sequence[tuple[int, Tile]], model: Predictor, task: SegmentationTask
 ) -> Iterator[Labelled]:
     samples = [Sample(torch.from_numpy(tile.pixels), valid=_as_mask(tile)) for _, tile in batch]
-    with torch.inference_mode():
+    with torch.inference_mode(), autocast(model.device, model.precision):
         collated = to_device(task.collate(samples), model.device)
         found = [task.labelled(scores) for scores in task.predict(model.model, collated)]
         masks = [label.to(torch.uint8).cpu().numpy() for label, _ in found]

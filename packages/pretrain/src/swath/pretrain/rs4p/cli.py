@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from swath.core.cli.values import Device, class_names
+from swath.core.cli.values import Arithmetic, Device, class_names
+
+if TYPE_CHECKING:
+    from swath.core.precision import Precision
 
 _SHOWN = 10
 
@@ -75,6 +78,7 @@ def rs4p(
         float, typer.Option(help="Share of the scenes that may be unreadable.")
     ] = 0.01,
     device: Device = None,
+    precision: Arithmetic = "fp32",
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
     """Turn unlabelled scenes into shards with pseudo-labels, to pre-train on.
@@ -114,7 +118,7 @@ def rs4p(
     done = prepare(
         sources,
         out,
-        load_model(model, weights=weights, device=device),
+        load_model(model, weights=weights, device=device, precision=cast("Precision", precision)),
         recipe,
         classes=None if classes is None else class_names(classes),
         workers=workers,

@@ -103,6 +103,7 @@ def prepare(
         "part": part,
         "classes": list(task.classes),
         "model": {"title": _title(model), "sha256": model_hash(model.model)},
+        "precision": model.precision,
         "scenes": _scenes_hash(scenes),
         "versions": {name: version(name) for name in ("swath-pretrain", "swath-core", "torch")},
     }

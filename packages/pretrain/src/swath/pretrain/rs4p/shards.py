@@ -16,6 +16,7 @@ folder that we prepared is ``index.npy``; shards made by others are scanned once
 import os
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -198,9 +199,10 @@ def members(path: Path) -> Iterator[tarfile.TarInfo]:
 def _scan_cached(path: Path) -> Index:
     cache = path.with_name(f"{path.name}.{INDEX}")
     if cache.is_file() and path.is_file() and cache.stat().st_mtime >= path.stat().st_mtime:
-        index: Index = np.load(cache)
-        _check_length(path, int(_end_of_last_sample(index, 1)[0]))
-        return index
+        with suppress(OSError, ValueError, EOFError, IndexError):  # damaged: scanned again
+            known: Index = np.load(cache)
+            _check_length(path, int(_end_of_last_sample(known, 1)[0]))
+            return known
     index = scan_shard(path)
     try:
         with atomic_path(cache) as temporary:
