@@ -35,7 +35,7 @@ had mIoU 14 for the similarity map, 12 and 0 for CAT-Seg (results/ovseg_scenes_f
 - CAT-Seg on that for 600 steps: 37.3, 32.5 and 9.1; with CLIP frozen 30.6, 28.5 and 7.9.
 - That recipe's study, 1,200 steps at seeds 2 and 3 (results/ovseg_scenes_third.json): of names of
   captions alone 35.3 and 33.0 by the similarity map, 50.9 and 41.0 by CAT-Seg, 48.3 and 40.3 by
-  GSNet, 45.7 and 30.0 by RSKT-Seg, whose head at times finds nothing for half of its steps.
+  GSNet, 45.7 and 30.0 by RSKT-Seg; without turned cost maps it found nothing for half of its steps.
 - Heads by Muon instead of AdamW, at the same rates: RSKT-Seg has 54.6, 45.2 and 20.3 after 1,200
   steps, by AdamW 37.7, 27.5 and 0.1; after 600 steps its loss is less than AdamW's at the end. CLIP
   by Muon has a tenth less loss, but a similarity map of 24.2, 15.6 and 1.6: it is trained as
@@ -46,7 +46,7 @@ captions alone, of neither: 34.1, 33.0, 1.0 and 25.9, 25.4, 1.2 by the similarit
 3.5 and 49.9, 39.7, 2.0 by CAT-Seg; 54.9, 46.3, 17.7 and 57.5, 51.0, 11.6 by GSNet; 54.4, 46.1, 15.0
 and 52.9, 49.8, 10.3 by RSKT-Seg. White tanks are found least of those that captions name (13 to
 26). Of names new to both it is red courts that are found (27 to 53 by GSNet and RSKT-Seg) and some
-white buildings (9 to 18), no tank or ship. Turned images make no difference to any model, and
+white buildings (9 to 18), hardly a tank or ship. Turned images make no difference to any model, and
 RSKT-Seg's turned cost maps none that could be told apart from a seed's: without them 53.1, 48.9,
 13.9 at seed 3, a little better, and 45.5, 35.6, 3.3 at seed 4, much worse.
 """

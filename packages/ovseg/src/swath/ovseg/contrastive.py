@@ -19,8 +19,8 @@ from swath.core.sample import Sample
 from swath.core.segmentation import collate_images
 from swath.core.task import Batch, Task
 from swath.ovseg.clip import resized
-from swath.ovseg.layers import in_groups
-from swath.ovseg.models.base import TEXTS_AT_ONCE
+from swath.ovseg.layers import mean_over_prompts
+from swath.ovseg.models.base import encode_prompts
 from swath.ovseg.prompts import templates, tokenize
 from swath.ovseg.task import CLIP_RADIOMETRY, Texts, check_names
 
@@ -103,17 +103,12 @@ class CaptionTask(Task):
 
     def text(self, model: Any) -> Tensor:
         """Unit vectors ``(K, E)`` of the classes, computed once for a model and its weights."""
-
-        def encode(tokens: Tensor) -> Tensor:
-            text = in_groups(
-                lambda ids: model.encode_text(ids, normalize=True),
-                tokens.flatten(0, 1),
-                0,
-                TEXTS_AT_ONCE,
-            )
-            return F.normalize(text.unflatten(0, tokens.shape[:2]).mean(1), dim=-1)
-
-        return self._texts.get(model, (self.classes, self.ensemble), self.tokens, encode)
+        return self._texts.get(
+            model,
+            (self.classes, self.ensemble),
+            self.tokens,
+            lambda tokens: mean_over_prompts(encode_prompts(model, tokens)),
+        )
 
     def merge(self, tiles: Iterable[TilePrediction[Tensor]], scene: Scene) -> ClassificationResult:
         """Mean probabilities of a scene's tiles, by their share of valid pixels."""

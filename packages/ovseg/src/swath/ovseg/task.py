@@ -90,7 +90,7 @@ class OpenVocabularyTask(SegmentationTask):
         gsd_m: float | None = None,
         tile: int = 384,
     ) -> None:
-        vocabulary = [[part.strip() for part in name.split(",")] for name in classes]
+        vocabulary = [_alternatives(name) for name in classes]
         self.threshold, negatives = _background(background)
         check_names(classes, vocabulary, negatives)
         self.ensemble = templates(ensemble)
@@ -348,4 +348,8 @@ def _background(choice: float | Sequence[str] | None) -> tuple[float | None, lis
     names = [choice] if isinstance(choice, str) else choice
     if not names:
         raise ConfigError("background has no name; give one, or a probability, or leave it out")
-    return None, [part.strip() for name in names for part in name.split(",")]
+    return None, [part for name in names for part in _alternatives(name)]
+
+
+def _alternatives(name: str) -> list[str]:
+    return [part.strip() for part in name.split(",")]

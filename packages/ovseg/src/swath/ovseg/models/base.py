@@ -71,13 +71,7 @@ class OpenVocabularySegmenter(nn.Module):
         Raises:
             ConfigError: If it was made for several, and these are others.
         """
-        text = in_groups(
-            lambda ids: self.clip.encode_text(ids, normalize=True),
-            tokens.flatten(0, 1),
-            0,
-            TEXTS_AT_ONCE,
-        )
-        text = text.unflatten(0, tokens.shape[:2])
+        text = encode_prompts(self.clip, tokens)
         if self.templates == 1:
             text = mean_over_prompts(text)[:, None]
         elif self.templates != text.shape[1]:
@@ -186,3 +180,12 @@ def remap(state: Mapping[str, V], names: Mapping[str, str]) -> dict[str, V]:
 def unmap(state: Mapping[str, V], names: Mapping[str, str]) -> dict[str, V]:
     """Our keys to official ones."""
     return renamed(state, {ours: official for official, ours in names.items()})
+
+
+def encode_prompts(clip: CLIP, tokens: Tensor) -> Tensor:
+    """Unit vectors ``(T, P, E)`` by a CLIP, `TEXTS_AT_ONCE` at a time, of ids ``(T, P, L)``."""
+    text = in_groups(
+        lambda ids: clip.encode_text(ids, normalize=True), tokens.flatten(0, 1), 0, TEXTS_AT_ONCE
+    )
+    prompts: Tensor = text.unflatten(0, tokens.shape[:2])
+    return prompts
