@@ -111,6 +111,16 @@ def test_colours_change_and_labels_dont() -> None:
     assert (grey.amax(0) == grey.amin(0)).all()
 
 
+@pytest.mark.parametrize(("bands", "dtype"), [(1, torch.uint8), (4, torch.uint8), (3, torch.int16)])
+def test_images_that_are_no_8_bit_rgb_change_too(bands: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(2)
+    image = tv_tensors.Image(torch.randint(0, 250, (bands, 20, 24)).to(dtype))
+    after = SSDColour()(image)
+    assert after.shape == image.shape
+    assert after.dtype == dtype
+    assert not torch.equal(after, image)
+
+
 def split(archive: Path, sizes: list[int]) -> list[Path]:
     """Cut an archive as ``zip -s`` does: places count from the beginning of a part."""
     content = archive.read_bytes()

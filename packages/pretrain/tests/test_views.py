@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -225,6 +226,24 @@ def test_views_agree_pixel_by_pixel_about_who_is_where() -> None:
         assert label.eq(255).equal(v.ignore), "padding is never labelled"
         assert v.strong[:, v.ignore].eq(0).all()
         assert set(sample.targets["mask"].unique().tolist()) <= {key % 4, 255}
+
+
+def test_stored_labels_need_both_masks_and_no_confidence() -> None:
+    one, other = Images(2, masks=True)[0], Images(2, masks=True)[1]
+    sure = tv_tensors.Mask(torch.full(one.targets["mask"].shape, 51, dtype=torch.uint8))
+    doubtful = replace(one, targets=one.targets | {"confidence": sure})
+    bare = replace(other, targets={})
+    with seeded(3):
+        for known, partner in ((doubtful, other), (other, doubtful)):
+            _, out, _ = S4PViews(48)(one.image, {"unlabelled": known, "mix": partner}, None)
+            views: UnlabelledViews = out["unlabelled"]
+            confidence = views.targets["confidence"]
+            theirs = views.box if partner is doubtful else ~views.box
+            assert confidence[theirs & ~views.ignore].eq(0.2).all()
+            assert confidence[~theirs].eq(1).all()
+        for known, partner in ((one, bare), (bare, one)):
+            _, out, _ = S4PViews(48)(one.image, {"unlabelled": known, "mix": partner}, None)
+            assert not out["unlabelled"].targets
 
 
 def test_padding_and_nodata_are_black_and_ignored() -> None:

@@ -91,3 +91,8 @@ def test_drawing_never_imports_pyplot() -> None:
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_title_is_text_and_no_formula() -> None:
+    figure = panels({"a price of $5_{ or $10": np.zeros((8, 8, 3), dtype=np.uint8)})
+    assert "$5_{ or $10" in figure_svg(figure)

@@ -82,6 +82,8 @@ def test_the_teacher_of_a_dino_file_is_loaded(tiny: Any, tmp_path: Path) -> None
         assert torch.equal(model.specialist.vit.state_dict()[name], value)
     with pytest.raises(CheckpointError, match="this CATSeg has no specialist"):
         pretrained(tiny.build("catseg"), {"specialist": tmp_path / "rsib.pth"})
+    with pytest.raises(CheckpointError, match="this CATSeg has no aggregator"):
+        pretrained(tiny.build("catseg"), {"aggregator": tmp_path / "rsib.pth"})
 
 
 def test_open_clips_convnext_loads_as_it_is(tiny: Any, tmp_path: Path) -> None:

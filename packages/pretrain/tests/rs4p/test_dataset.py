@@ -326,6 +326,11 @@ def test_a_confidence_in_percent_is_refused(prepared: Path) -> None:
         ShardDataset(prepared, labels=True, min_confidence=90)
 
 
+def test_an_epoch_of_no_shard_at_a_time_is_refused(prepared: Path) -> None:
+    with pytest.raises(ConfigError, match="window=0 must be a number of shards"):
+        ShardDataset(prepared, window=0)
+
+
 def test_images_are_tensors_of_bytes(prepared: Path) -> None:
     image = ShardDataset(prepared)[0].image
     assert isinstance(image, Tensor)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
-from swath.core.errors import ConfigError, DataError
+from swath.core.errors import ConfigError, DataError, SwathError
 from swath.core.inference.predictor import Predictor
 from swath.core.segmentation import SegmentationTask
 from swath.pretrain.rs4p.dataset import ShardDataset
@@ -24,6 +24,7 @@ from swath.pretrain.rs4p.packing import balanced
 from swath.pretrain.rs4p.pipeline import model_hash, prepare
 from swath.pretrain.rs4p.recipe import Recipe
 from swath.pretrain.rs4p.shards import read_at
+from swath.pretrain.rs4p.workers import in_order, worker_pool
 
 Contents = Callable[[Path], dict[str, bytes]]
 
@@ -236,6 +237,34 @@ def test_nothing_left_is_an_error_that_says_why(tmp_path: Path, model: Predictor
     assert not list((tmp_path / "out").iterdir())
 
 
+def test_scenes_that_are_all_too_small_are_an_error_that_says_so(
+    archive: Path, tmp_path: Path, model: Predictor
+) -> None:
+    recipe = replace(RECIPE, min_size=5_000)
+    with pytest.raises(DataError, match=r"none of \d+ scenes has 5000 pixels .* lower --min-size"):
+        prepare([archive], tmp_path / "out", model, recipe, **SMALL)
+    assert prepare([archive], tmp_path / "out", model, RECIPE, **SMALL).samples == 11
+
+
+def test_one_source_needs_no_list_and_none_is_refused(
+    archive: Path, tmp_path: Path, model: Predictor, contents: Contents
+) -> None:
+    prepare(str(archive), tmp_path / "one", model, RECIPE, **SMALL)
+    prepare([archive], tmp_path / "list", model, RECIPE, **SMALL)
+    assert contents(tmp_path / "one") == contents(tmp_path / "list")
+    with pytest.raises(DataError, match="there is no source"):
+        prepare([], tmp_path / "none", model, RECIPE, **SMALL)
+
+
+def die(_: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_one_line() -> None:
+    with pytest.raises(SwathError, match="one of 2 workers was killed"), worker_pool(2) as pool:
+        list(in_order(pool, die, range(3), 2))
+
+
 def test_nodata_is_ignored_in_masks_and_invalid_in_samples(
     tmp_path: Path, model: Predictor
 ) -> None:
@@ -321,6 +350,14 @@ def test_the_common_is_thinned_out_and_the_rare_is_kept() -> None:
     assert kept[:2000].all()
     assert kept[2000:].mean() == pytest.approx(np.sqrt(0.1), abs=0.015)
     assert balanced(keys, counts, 1.0).all()
+
+
+def test_a_class_that_covers_little_is_in_a_tile_that_shows_no_other_better() -> None:
+    keys = np.array([f"{v:016x}" for v in range(500)], "S16")
+    counts = np.full((500, 300), 10)  # none covers a hundredth
+    counts[:, 7] = 11
+    assert balanced(keys, counts, 1.0).all()
+    assert balanced(keys, counts, 0.25).mean() == pytest.approx(0.5, abs=0.07)
 
 
 @given(st.permutations(range(40)))

@@ -15,7 +15,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from swath.core.data.transforms import RandomCropPad
+from swath.core.data.transforms import ColorJitter, RandomCropPad
 
 PADDING = 128
 """What images smaller than the crop are padded with."""
@@ -48,7 +48,8 @@ class SSDColour(v2.Transform):  # type: ignore[misc]
     """Brightness, contrast, saturation and hue, each changed or not by the toss of a coin.
 
     Contrast comes either before saturation and hue or after them; every step is rounded and cut to
-    8 bits.
+    8 bits. Images of other bands or dtypes get brightness, contrast and saturation from
+    `swath.core.data.transforms.ColorJitter`, and no hue, which is a matter of three colours.
 
     Source:
         Liu et al. 2016 (SSD), arXiv:1512.02325, as detectron2's `ColorAugSSDTransform` has it:
@@ -57,6 +58,10 @@ class SSDColour(v2.Transform):  # type: ignore[misc]
     """
 
     _transformed_types = (tv_tensors.Image,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.any_band = ColorJitter(0.125, 0.5, saturation=0.5)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Toss the coins and draw the changes."""
@@ -67,7 +72,9 @@ class SSDColour(v2.Transform):  # type: ignore[misc]
         return {"changes": [change for change in (brightness, *rest) if _coin()]}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Change the image ``(3, H, W)`` uint8."""
+        """Change the image ``(C, H, W)``."""
+        if inpt.dtype != torch.uint8 or inpt.shape[-3] != 3:
+            return self.any_band(inpt)
         image = np.ascontiguousarray(inpt.permute(1, 2, 0).numpy())
         for change in params["changes"]:
             image = _changed(image, **change)

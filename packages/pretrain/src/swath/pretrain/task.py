@@ -7,7 +7,7 @@ Official code: https://github.com/MiliLab/S5, `S4_Pretrain/s4_pretrain.py`; see 
 for what is done otherwise.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -143,7 +143,7 @@ class S4PTask(SegmentationTask):
                     "train.stored_labels=True"
                 )
         label = torch.stack([v.targets["mask"].long() for v in views])
-        confidence = torch.stack([_confidence(v.targets) for v in views])
+        confidence = torch.stack([v.targets["confidence"] for v in views])
         outside = (label < 0) | (label >= len(self.classes))
         return {
             "label": label.masked_fill(outside, 0),
@@ -231,11 +231,3 @@ def _pasted(values: Tensor, mixed: Tensor, box: Tensor) -> Tensor:
     """
     own, partners = values[: len(box)], values[len(box) :]
     return cutmix(own, own.index_copy(0, mixed, partners), box)
-
-
-def _confidence(targets: Mapping[str, Tensor]) -> Tensor:
-    """Stored in 8 bits, or as it is, in [0, 1]; 1 where only a mask is stored."""
-    if "confidence" not in targets:
-        return torch.ones(targets["mask"].shape)
-    confidence = targets["confidence"]
-    return confidence / 255 if confidence.dtype == torch.uint8 else confidence.float()

@@ -229,8 +229,8 @@ class UnlabelledViews:
         ignore: bool ``(S, S)``: pixels of ``strong`` that nobody saw (padding, nodata).
         weak_mix: The partner's weak view, or None without one.
         box: bool ``(S, S)``: where ``strong`` shows the partner; nowhere without one.
-        targets: Stored labels of ``strong``, the partner's pasted in already; empty if there are
-            none.
+        targets: Stored ``"mask"`` of ``strong`` and its ``"confidence"``, float32 in [0, 1], the
+            partner's pasted in already; empty unless both have a mask.
     """
 
     weak: Tensor
@@ -287,7 +287,7 @@ class S4PViews:
             ignore=cutmix(ignore, _nobody_saw(other), box),
             weak_mix=_plain(other.image),
             box=box,
-            targets={k: cutmix(v, _labels(other)[k], box) for k, v in labels.items()},
+            targets={k: cutmix(labels[k], v, box) for k, v in _labels(other).items() if labels},
         )
 
     def _both(self, sample: Sample) -> tuple[Sample, Tensor]:
@@ -311,4 +311,15 @@ def _nobody_saw(sample: Sample) -> Tensor:
 
 
 def _labels(sample: Sample) -> dict[str, Tensor]:
-    return {k: _plain(v) for k, v in sample.targets.items() if isinstance(v, tv_tensors.Mask)}
+    """The stored mask and its confidence, 1 where none is stored; or nothing."""
+    if "mask" not in sample.targets:
+        return {}
+    mask = _plain(sample.targets["mask"])
+    sure = sample.targets.get("confidence")
+    return {"mask": mask, "confidence": torch.ones(mask.shape) if sure is None else _share(sure)}
+
+
+def _share(confidence: Tensor) -> Tensor:
+    """Stored in 8 bits, or as it is, in [0, 1]."""
+    values = _plain(confidence)
+    return values / 255 if values.dtype == torch.uint8 else values.float()

@@ -58,7 +58,7 @@ def panels(
     for i, (title, picture) in enumerate(images.items()):
         axes = figure.add_subplot(rows, columns, i + 1)
         axes.imshow(picture)
-        axes.set_title(title, fontsize=10, color=INK)
+        axes.set_title(title, fontsize=10, color=INK, parse_math=False)
         axes.set_axis_off()
     if classes:
         figure.legend(

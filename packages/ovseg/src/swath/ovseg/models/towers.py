@@ -24,6 +24,8 @@ from swath.ovseg.dino import DINO, remap_dino_keys
 from swath.ovseg.models.base import OpenVocabularySegmenter
 from swath.ovseg.torchscript import is_torchscript, read_torchscript
 
+_TOWERS = ("clip", "remote_clip", "specialist")
+
 
 def clip_size(path: str | Path) -> dict[str, Any]:
     """Arguments of `CLIP` that fit a file, for the ``size`` that a model is built with.
@@ -104,7 +106,7 @@ def pretrained(
     """
     model.set_checkpointing(checkpointing)
     for name, path in (weights or {}).items():
-        tower: Any = getattr(model, name, None)
+        tower: Any = getattr(model, name, None) if name in _TOWERS else None
         if tower is None:
             raise CheckpointError(
                 f"{path}: this {type(model).__name__} has no {name}; leave it out"

@@ -78,6 +78,11 @@ class Archive:
         }
         self.check_broken()
         self.plan = Plan(self.scenes, sizes, self.recipe.cutting)
+        if not len(self.plan):
+            raise DataError(
+                f"none of {len(self.scenes)} scenes has {self.recipe.min_size} pixels along its "
+                "shorter side; lower --min-size"
+            )
         self.state = np.zeros(len(self.plan), np.uint8)
         self.original = np.full(len(self.plan), -1, np.int64)
         self.sure = np.full(len(self.plan), np.nan, np.float32)

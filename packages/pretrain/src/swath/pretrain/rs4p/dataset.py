@@ -59,7 +59,7 @@ class ShardDataset:
         ignore_index: Index of pixels that don't count.
 
     Raises:
-        ConfigError: If ``min_confidence`` is no probability.
+        ConfigError: If ``min_confidence`` is no probability, or ``window`` below 1.
         DataError: If there is no shard, or one is truncated: which, and where.
     """
 
@@ -76,6 +76,8 @@ class ShardDataset:
         self._root = resolve_root(root)
         if not 0 <= min_confidence <= 1:
             raise ConfigError(f"min_confidence={min_confidence} must be a probability, 0 to 1")
+        if window < 1:
+            raise ConfigError(f"window={window} must be a number of shards, 1 or more")
         self._labels, self._min_confidence, self._window = labels, min_confidence, window
         manifest = _manifest(self._root) if manifest is None else manifest
         if manifest is not None:

@@ -48,7 +48,7 @@ def pack(
         DataError: If no tile is left.
     """
     part_of = np.repeat(np.arange(len(archive.samples)), [len(s) for s in archive.samples])
-    samples: Index = np.concatenate(archive.samples) if archive.samples else np.empty(0)
+    samples: Index = np.concatenate(archive.samples)
     if not len(samples):
         shutil.rmtree(archive.folder)  # so that the same folder can be used with other options
         raise DataError(
@@ -87,11 +87,11 @@ def balanced(
 ) -> NDArray[np.bool_]:
     """Thin out tiles that show common classes only.
 
-    A class is in a tile if it covers a hundredth of it, and f is the share of tiles that a class is
-    in. A tile is kept with the probability ``max over its classes of min(1, sqrt(balance / f))``:
-    always if one of its classes is in no more than ``balance`` of the tiles, and the more rarely
-    the more common even its rarest class is. The chance is drawn from the tile's key, so that the
-    outcome depends on the set of tiles and on nothing else.
+    A class is in a tile if it covers a hundredth of it, or more of it than any other; f is the
+    share of tiles that a class is in. A tile is kept with the probability ``max over its classes of
+    min(1, sqrt(balance / f))``: always if one of its classes is in no more than ``balance`` of the
+    tiles, and the more rarely the more common even its rarest class is. The chance is drawn from
+    the tile's key, so that the outcome depends on the set of tiles and on nothing else.
 
     Args:
         keys: ``(N,)`` bytes.
@@ -105,13 +105,20 @@ def balanced(
         The repeat factor of Gupta, Dollar, Girshick, "LVIS" (2019), appendix B, used to leave out
         instead of to repeat.
     """
-    present = counts >= _PRESENT * np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    present = _present(counts)
     frequency = np.maximum(present.mean(axis=0), 1e-12)
     factor = np.minimum(1.0, np.sqrt(balance / frequency))
     chance = np.where(present, factor, 0.0).max(axis=1)
     digests = [hashlib.blake2b(key, digest_size=8).digest() for key in keys.tolist()]
     drawn = np.frombuffer(b"".join(digests), "<u8") / 2.0**64
     return np.asarray(drawn < chance)
+
+
+def _present(counts: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+    """Which classes are in which tiles, ``(N, K)``: at least one in each."""
+    present = counts >= _PRESENT * np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    present[np.arange(len(counts)), counts.argmax(axis=1)] = True
+    return np.asarray(present)
 
 
 def _index(samples: Index, shard_mb: float) -> Index:
@@ -153,7 +160,6 @@ def _manifest(
     before: NDArray[Any],
     counts: NDArray[Any],
 ) -> dict[str, Any]:
-    present = counts >= _PRESENT * counts.sum(axis=1, keepdims=True)
     states = np.bincount(archive.state, minlength=len(STATES)).tolist()
     palette = getattr(task, "palette", None)
     return {
@@ -172,7 +178,7 @@ def _manifest(
         "tiles": dict(zip(STATES, states, strict=True)),
         "pixels": counts.sum(axis=0).tolist(),
         "pixels_before_balance": before.sum(axis=0).tolist(),
-        "tiles_with_class": present.sum(axis=0).tolist(),
+        "tiles_with_class": _present(counts).sum(axis=0).tolist(),
         "pixels_by_confidence": archive.levels.tolist(),
         "tiles_by_percent_sure": _percent(archive.sure).tolist(),
         "broken": [{"scene": n, "reason": r} for n, r in sorted(archive.broken.items())],
@@ -187,7 +193,7 @@ def _percent(sure: NDArray[np.float32]) -> NDArray[np.int64]:
 
 def _counted(state: NDArray[np.uint8]) -> str:
     found = zip(STATES, np.bincount(state, minlength=len(STATES)).tolist(), strict=True)
-    return ", ".join(f"{count} {name}" for name, count in found if count) or "there are none"
+    return ", ".join(f"{count} {name}" for name, count in found if count)
 
 
 def as_text(data: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from torch import nn
 
 from swath.core.data.readers import resolve_root
 from swath.core.errors import ConfigError, DataError
-from swath.core.files import atomic_path
+from swath.core.files import atomic_path, remove_leftovers
 from swath.core.inference.predictor import Predictor
 from swath.core.segmentation import SegmentationTask
 from swath.pretrain.rs4p.archive import Archive
@@ -56,7 +56,7 @@ class Prepared:
 
 
 def prepare(
-    sources: Sequence[str | Path],
+    sources: str | Path | Sequence[str | Path],
     out: str | Path,
     model: Predictor,
     recipe: Recipe | None = None,
@@ -75,7 +75,7 @@ def prepare(
     disk holds the samples twice.
 
     Args:
-        sources: Folders, ``.tar`` shards, ``.txt`` lists of scenes, or images.
+        sources: Folders, ``.tar`` shards, ``.txt`` lists of scenes, or images; one or several.
         out: Folder to write to: empty, or begun by the same command.
         model: Any segmentation model for 8-bit RGB; it runs where it is.
         recipe: How.
@@ -90,10 +90,12 @@ def prepare(
         ConfigError: If an option is out of range, or the model isn't one for segmentation of RGB.
         DataError: If a source is missing, too many scenes are broken, no tile is left, or ``out``
             holds something else, or lies in a source.
+        SwathError: If a worker was killed.
     """
     recipe = recipe or Recipe()
     task = _checked_task(model, classes)
-    folder, roots = resolve_root(out), [resolve_root(source) for source in sources]
+    named = [sources] if isinstance(sources, str | Path) else sources
+    folder, roots = resolve_root(out), [resolve_root(source) for source in named]
     for root in roots:
         if folder.resolve().is_relative_to(root.resolve()):
             raise DataError(f"{folder} lies in the source {root}; write the shards elsewhere")
@@ -175,8 +177,8 @@ def _begin(folder: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:
         shutil.rmtree(unfinished)  # nothing of worth is there: begin anew
     elif folder.is_dir() and any(path != unfinished for path in folder.iterdir()):
         raise DataError(f"{folder} isn't empty; choose an empty folder")
-    for leftover in (*folder.glob(".*.part*"), *unfinished.glob(".*.part*")):
-        leftover.unlink()  # what was being written when the process was killed
+    for place in (folder, unfinished):
+        remove_leftovers(place)
     with atomic_path(begun) as temporary:
         temporary.write_text(as_text(request), encoding="utf-8")
     return None

@@ -136,9 +136,11 @@ def find_scenes(sources: Sequence[Path]) -> list[Scene]:
         The scenes ordered by name, each once.
 
     Raises:
-        DataError: If a source is absent or of no known kind, a shard is damaged, or there is no
-            scene at all.
+        DataError: If there is no source, one is absent or of no known kind, a shard is damaged, or
+            there is no scene at all.
     """
+    if not sources:
+        raise DataError("there is no source; name folders of scenes, shards, lists or images")
     roots = [source.resolve() if source.is_dir() else source.resolve().parent for source in sources]
     common = Path(os.path.commonpath(roots))
     found: dict[str, Scene] = {}

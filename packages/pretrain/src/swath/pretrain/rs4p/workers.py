@@ -10,10 +10,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import cv2
+
+from swath.core.errors import SwathError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -30,7 +33,11 @@ class _Inline(Executor):
 
 @contextmanager
 def worker_pool(workers: int) -> Iterator[Executor]:
-    """Processes that work for this one; 0: this one does it itself."""
+    """Processes that work for this one; 0: this one does it itself.
+
+    Raises:
+        SwathError: If one of them was killed.
+    """
     if not workers:
         yield _Inline()
         return
@@ -39,6 +46,11 @@ def worker_pool(workers: int) -> Iterator[Executor]:
     pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
     try:
         yield pool
+    except BrokenProcessPool as error:
+        raise SwathError(
+            f"one of {workers} workers was killed, perhaps for want of memory; run it again, with "
+            "fewer of them: it goes on where it stopped"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
