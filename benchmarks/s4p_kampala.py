@@ -110,12 +110,12 @@ def main() -> None:
     parser.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2, 3])
     options = parser.parse_args()
     root = str((options.samples / TILES).resolve())
-    rows = recorded(NAME, "rows")
     for fold in options.folds:
         for arm in ARMS:
-            if any((r["fold"], r["arm"]) == (fold, arm) for r in rows):
+            if any((r["fold"], r["arm"]) == (fold, arm) for r in recorded(NAME, "rows")):
                 continue
-            rows.append(run(arm, root, fold))
+            row = run(arm, root, fold)
+            rows = [*recorded(NAME, "rows"), row]  # read again: other processes run other folds
             record(NAME, rows, seed=SEED, iterations=ITERATIONS, window=WINDOW, means=means(rows))
 
 
