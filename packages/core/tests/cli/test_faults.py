@@ -259,6 +259,11 @@ FAULTS: dict[str, tuple[Callable[[Place], object], str, tuple[str, ...]]] = {
         "convert evil.pth --model no-such -o out.safetensors",
         ("no-such",),
     ),
+    "a file in the way of a converted one": (
+        nothing,
+        "convert evil.pth --model s4p-vit-b -o good.safetensors",
+        ("good.safetensors exists", "--overwrite"),
+    ),
     "missing mask to vectorise": (nothing, "vectorise gone.tif -o out.gpkg", ("gone.tif",)),
 }
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from swath.core.cli.values import Device, class_names
+from swath.core.cli.values import Device, Overwrite, class_names, refuse_existing
 
 app = typer.Typer(
     help="Work on trained models of several tasks.", no_args_is_help=True, add_completion=False
@@ -30,18 +30,16 @@ def add_expert(
         str | None,
         typer.Option(help="Task whose experts and decoder it begins with. Default: the first."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Give a trained model one more task; what it says for the others stays bit for bit.
 
     Example: `swath moe add-expert runs/moe_seg_vitb/best.safetensors roads --classes ground,road`
     """
-    from swath.core.errors import ConfigError
     from swath.moe import experts
 
     target = out or checkpoint.with_name(f"{checkpoint.stem}_{name}.safetensors")
-    if target.exists() and not overwrite:
-        raise ConfigError(f"{target} exists; choose another name or say --overwrite")
+    refuse_existing(target, overwrite)
     experts.add_expert(checkpoint, name, class_names(classes), target, like)
     typer.echo(
         f"written  {target}\n"
@@ -67,7 +65,7 @@ def dota(
         typer.Option(help="Weights, where MODEL is a name: a file, hf://OWNER/REPO, URL."),
     ] = None,
     device: Device = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Search whole DOTA scenes and write the archive that its server takes.
 
@@ -85,8 +83,7 @@ def dota(
 
     if out.suffix.lower() != ".zip":
         raise ConfigError(f"{out}: the server takes a .zip; change the suffix")
-    if out.exists() and not overwrite:
-        raise ConfigError(f"{out} exists; choose another name or say --overwrite")
+    refuse_existing(out, overwrite)
     scenes = find_images(images)
     predictor = load_model(model, weights=weights, device=device)
     if task is not None or hasattr(predictor.task, "select"):

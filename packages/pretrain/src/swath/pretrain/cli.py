@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from swath.core.cli.values import Overwrite, refuse_existing
+
 app = typer.Typer(
     help="Pass on what pre-training has made.", no_args_is_help=True, add_completion=False
 )
@@ -22,16 +24,14 @@ def export(
     backbone: Annotated[
         bool, typer.Option("--backbone", help="The ViT alone, as in vit_b_s4p.pth.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write a checkpoint in the layout of the official S5 code.
 
     Example: `swath pretrain export runs/s4p/last.safetensors vit_b_s4p_upernet.pth`
     """
-    from swath.core.errors import ConfigError
     from swath.pretrain.official import export_official
 
-    if out.exists() and not overwrite:
-        raise ConfigError(f"{out} exists; choose another name or say --overwrite")
+    refuse_existing(out, overwrite)
     counts = export_official(checkpoint, out, backbone_only=backbone)
     typer.echo(f"written  {out}: {counts['tensors']} tensors, {counts['values']:,} values")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from swath.core.cli.app import app
-from swath.core.cli.values import class_names
+from swath.core.cli.values import Overwrite, class_names, refuse_existing
 
 
 @app.command("convert")
@@ -21,6 +21,7 @@ def convert(
         str | None,
         typer.Option(help="Class names, comma-separated, if it was fine-tuned to others."),
     ] = None,
+    overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Turn an official checkpoint into one file that knows its model, task and classes.
@@ -33,6 +34,7 @@ def convert(
     from swath.core.checkpoint.store import load_task
     from swath.core.task import predict_command
 
+    refuse_existing(out, overwrite)
     names = None if classes is None else tuple(class_names(classes))
     counts = zoo.convert(official, model, out, names)
     if as_json:

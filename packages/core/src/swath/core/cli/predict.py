@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from swath.core.cli.app import ListsInARow, app
-from swath.core.cli.values import Arithmetic, Device, class_names
+from swath.core.cli.values import Arithmetic, Device, Overwrite, class_names, refuse_existing
 from swath.core.errors import ConfigError, SwathError
 
 if TYPE_CHECKING:
@@ -147,9 +147,7 @@ def predict(
             "each word, to IMAGE_cost_maps beside the result.",
         ),
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace results that exist.")
-    ] = False,
+    overwrite: Overwrite = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of tables.")
     ] = False,
@@ -209,8 +207,7 @@ def predict(
     ]
     beside = [probabilities_path(target) for target in targets] if probabilities else []
     for path in filter(None, [*targets, *beside, *costs, vector]):
-        if path.exists() and not overwrite:
-            raise ConfigError(f"{path} exists; choose another name or say --overwrite")
+        refuse_existing(path, overwrite)
     options: dict[str, Any] = {
         "tile": tile or "auto",
         "overlap": overlap,

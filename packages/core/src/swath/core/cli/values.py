@@ -1,5 +1,6 @@
 """Options and values of options, as more than one verb takes them."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,6 +21,21 @@ Arithmetic = Annotated[
     ),
 ]
 """Of a model's forward pass: ``--precision``; a `swath.core.precision.Precision`."""
+
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what it writes where that exists.")
+]
+"""Whether a verb may replace files: ``--overwrite``."""
+
+
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """Leave alone what a verb hasn't been told to replace.
+
+    Raises:
+        ConfigError: If the path is there and ``overwrite`` is False.
+    """
+    if path.exists() and not overwrite:
+        raise ConfigError(f"{path} exists; choose another name or say --overwrite")
 
 
 def class_names(text: str) -> list[str]:

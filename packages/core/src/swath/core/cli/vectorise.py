@@ -7,8 +7,7 @@ import typer
 from rich.console import Console
 
 from swath.core.cli.app import app
-from swath.core.cli.values import class_names
-from swath.core.errors import ConfigError
+from swath.core.cli.values import Overwrite, class_names, refuse_existing
 
 
 @app.command("vectorise")
@@ -31,16 +30,13 @@ def vectorise(
     simplify_px: Annotated[
         float, typer.Option(min=0, help="Tolerance of simplified outlines in pixels.")
     ] = 0,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace OUT if it exists.")
-    ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Turn a class map into polygons with class and area, in bounded memory.
 
     **Example**: `swath vectorise mask.tif -o buildings.gpkg --min-area-px 20`
     """
-    if out.exists() and not overwrite:
-        raise ConfigError(f"{out} exists; choose another name or say --overwrite")
+    refuse_existing(out, overwrite)
     from swath.core.geo.vectorise import vectorise as run
 
     count = run(
