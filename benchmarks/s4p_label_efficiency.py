@@ -63,12 +63,13 @@ Limit:  what can be learnt in so few steps. With all 640 scenes labelled, 1000 s
         as it was after 40 % 66.8, 71.4 and 69.1, by Muon 73.1 and 69.8, 73.8 and 74.9; 40 of 640 by
         Muon 73.8 and 74.9 (103), after 2000 steps 76.8 and 76.6. All kinds, 20 of 320: 60.6 and
         58.7 (103), 46.8 and 37.6 (102). The six covers of ESA's WorldCover, none of them rare: 68.7
-        and 67.3, 69.1 and 63.7 (threshold 0.8 66.1, 0.95 67.9). So it is not one class, one recipe
-        or one number of labels: gains lie about a point above nothing, three points to either
-        side. What is wrong is so in most views: of the pixels that supervised training has wrong
-        (seed 103, 17 %), two thirds keep their wrong label in all eight turned views, and 42 % in
-        eight strong ones (of those it has right 93 and 68 %); a fifth of the scenes hold 56 % of
-        them. Colours of a scene that no labelled one had aren't explained by the pool, either.
+        and 67.3, 69.1 and 63.7 (threshold 0.8 66.1, 0.95 67.9). Scenes of 64 px, windows of 48:
+        58.1 and 60.7 (103), 60.4 and 58.9 (101). So it is not one class, one recipe or one number
+        of labels: gains lie about a point above nothing, three points to either side. What is wrong
+        is so in most views: of the pixels that supervised training has wrong (seed 103, 17 %), two
+        thirds keep their wrong label in all eight turned views, and 42 % in eight strong ones (of
+        those it has right 93 and 68 %); a fifth of the scenes hold 56 % of them. Colours of a scene
+        that no labelled one had aren't explained by the pool, either.
 
 Three arms see the same labelled images in the same number of steps: "supervised" with S4P's weak
 view, "strong" with its weak and strong view (is it the augmentation alone?), and "S4P". The recipe
