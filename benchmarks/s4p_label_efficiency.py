@@ -68,13 +68,12 @@ Limit:  what can be learnt in so few steps. With all 640 scenes labelled, 1000 s
         of labels: gains lie about a point above nothing, three points to either side. What is wrong
         is so in most views: of the pixels that supervised training has wrong (seed 103, 17 %), two
         thirds keep their wrong label in all eight turned views, and 42 % in eight strong ones (of
-        those it has right 93 and 68 %); a fifth of the scenes hold 56 % of them. Colours of a scene
-        that no labelled one had aren't explained by the pool, either.
+        those it has right 93 and 68 %); a fifth of the scenes hold 56 % of them.
 
 Three arms see the same labelled images in the same number of steps: "supervised" with S4P's weak
 view, "strong" with its weak and strong view (is it the augmentation alone?), and "S4P". The recipe
-is chosen on trial seeds (6, 10, 100, 101); the study runs on others, not seen before. A seed picks
-the scenes, the weights and the order; the 200 scenes to judge on are the same for all. Every
+is chosen on trial seeds (6, 10, 100 to 105); the study runs on others, not seen before. A seed
+picks the scenes, the weights and the order; the 200 scenes to judge on are the same for all. Every
 finished run is kept in ``results/s4p_label_efficiency.json`` and its weights in ``runs/``, so that
 the study goes on where it was stopped.
 """
