@@ -280,6 +280,7 @@ class S4PViews:
             none = torch.zeros_like(ignore)
             return UnlabelledViews(_plain(one.image), strong, ignore, None, none, labels)
         other, strong_mix = self._both(targets["mix"])
+        theirs = _labels(other)
         box = cutmix_box(*ignore.shape)
         return UnlabelledViews(
             weak=_plain(one.image),
@@ -287,7 +288,7 @@ class S4PViews:
             ignore=cutmix(ignore, _nobody_saw(other), box),
             weak_mix=_plain(other.image),
             box=box,
-            targets={k: cutmix(labels[k], v, box) for k, v in _labels(other).items() if labels},
+            targets={k: cutmix(labels[k], theirs[k], box) for k in labels if k in theirs},
         )
 
     def _both(self, sample: Sample) -> tuple[Sample, Tensor]:
