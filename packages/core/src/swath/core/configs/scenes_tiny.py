@@ -2,12 +2,12 @@
 
 Run:     swath train scenes_tiny --set iterations=2000
 Source:  ours; no paper, no weights from elsewhere
-Expect:  mIoU 0.31 over 13 classes of unseen scenes after 400 steps, 4 minutes on two cores
+Expect:  mIoU 0.45 over 13 classes of unseen scenes after 400 steps, 4 minutes on two cores
 """
 
 from swath.core.data.scenes import CLASSES, PALETTE, SceneDataset
 from swath.core.data.transforms import light_augment
-from swath.core.engine.pieces import adamw_cosine
+from swath.core.engine.pieces import muon_cosine
 from swath.core.models.unet import UNet
 from swath.core.segmentation import SegmentationTask
 from swath.core.spec import Spec
@@ -26,7 +26,7 @@ augment = Spec(light_augment, size=160)
 val = Spec(SceneDataset, size=256, count=32, seed=2)
 test = Spec(SceneDataset, size=256, count=96, seed=3)
 
-optimizer = adamw_cosine(lr=2e-3, weight_decay=0.01, warmup=50)
+optimizer = muon_cosine(lr=3e-3, weight_decay=0.01, warmup=50)
 iterations = 400
 batch_size = 12
 num_workers = 1
