@@ -44,6 +44,12 @@ def test_a_checkpoint_rebuilds_model_task_and_description(saved: Path) -> None:
     assert describe(saved) == description
 
 
+def test_loading_leaves_random_numbers_as_they_were(saved: Path) -> None:
+    before = torch.get_rng_state()
+    load_pair(saved)
+    assert torch.get_rng_state().equal(before)
+
+
 def test_equal_content_makes_equal_files(tmp_path: Path) -> None:
     weights = {"größe": torch.arange(3.0)}
     files = [tmp_path / f"{index}.safetensors" for index in range(8)]

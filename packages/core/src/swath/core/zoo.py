@@ -254,6 +254,7 @@ def _load_official(
     """The model with the file's weights, the specs of model and task, and where it came from."""
     from swath.core.checkpoint.official import load_strict
     from swath.core.checkpoint.safe import load_file
+    from swath.core.checkpoint.unfilled import build_unfilled
     from swath.core.spec import Spec, from_data
 
     if found.builder is None or found.task_builder is None:
@@ -273,7 +274,7 @@ def _load_official(
     state = load_file(path)
     if found.converter is not None:
         state = plugins.resolve(found.converter)(state)
-    model = model_spec.build()
+    model = build_unfilled(model_spec.build)
     load_strict(model, state, where=str(path))
     about = {
         "name": found.name,

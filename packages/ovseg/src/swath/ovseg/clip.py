@@ -36,9 +36,9 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.q_proj_weight = nn.Parameter(torch.empty(width, width))
-        self.k_proj_weight = nn.Parameter(torch.empty(width, width))
-        self.v_proj_weight = nn.Parameter(torch.empty(width, width))
+        self.q_proj_weight = nn.Parameter(torch.empty(width, width, device=None))
+        self.k_proj_weight = nn.Parameter(torch.empty(width, width, device=None))
+        self.v_proj_weight = nn.Parameter(torch.empty(width, width, device=None))
         for weight in (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight):
             nn.init.normal_(weight, std=width**-0.5)
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))

@@ -50,7 +50,7 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, num_heads: int, qkv_bias: bool = True) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width, device=None))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width)) if qkv_bias else None
         self.out_proj = nn.Linear(width, width, bias=qkv_bias)
         nn.init.trunc_normal_(self.in_proj_weight, std=0.02)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from swath.core import plugins
 from swath.core.checkpoint.official import load_strict
 from swath.core.checkpoint.safe import file_format, load_any, read_header, read_metadata
+from swath.core.checkpoint.unfilled import build_unfilled
 from swath.core.errors import CheckpointError, ConfigError, UnsafeCheckpointError
 from swath.core.files import atomic_path
 from swath.core.spec import Spec, UntrustedError, from_data, target_name, to_data
@@ -156,11 +157,14 @@ def load_task(path: str | Path) -> Task:
 def _built(path: Path, description: Mapping[str, Any], *names: str) -> list[Any]:
     """What a description says of the model, or the task, built if that is harmless."""
     try:
-        specs = [from_data(description[name], plugins.trusted()) for name in names]
-        for spec in specs:
+        specs = {name: from_data(description[name], plugins.trusted()) for name in names}
+        for spec in specs.values():
             _check_harmless(spec, path)
         # the file brings the weights: none are read, or fetched, because it names others
-        return [_changed(spec, _without_weights).build() for spec in specs]
+        builds = {name: _changed(spec, _without_weights).build for name, spec in specs.items()}
+        return [
+            build_unfilled(build) if name == "model" else build() for name, build in builds.items()
+        ]
     except UntrustedError as error:
         raise CheckpointError(
             f"{path}: {error}; make its package a plugin, or build the model yourself and give it "

@@ -162,9 +162,9 @@ class TokenFeedForward(nn.Module):
             raise ValueError(f"top_k={top_k} must be in 1..{num_experts}, the number of experts")
         self.top_k = top_k
         self.router = nn.Linear(width, num_experts, bias=False)
-        self.w1 = nn.Parameter(torch.empty(num_experts, hidden, width))
+        self.w1 = nn.Parameter(torch.empty(num_experts, hidden, width, device=None))
         self.b1 = nn.Parameter(torch.zeros(num_experts, hidden))
-        self.w2 = nn.Parameter(torch.empty(num_experts, width, hidden))
+        self.w2 = nn.Parameter(torch.empty(num_experts, width, hidden, device=None))
         self.b2 = nn.Parameter(torch.zeros(num_experts, width))
         for weight in (self.w1, self.w2):
             nn.init.trunc_normal_(weight, std=0.02)
