@@ -93,6 +93,14 @@ def test_drawing_never_imports_pyplot() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_title_is_text_and_no_formula() -> None:
-    figure = panels({"a price of $5_{ or $10": np.zeros((8, 8, 3), dtype=np.uint8)})
-    assert "$5_{ or $10" in figure_svg(figure)
+@pytest.mark.parametrize("name", ["a price of $5_{ or $10", "US$", r"a\b"])
+def test_names_are_text_and_no_formulas(name: str) -> None:
+    picture, colours = np.zeros((8, 8, 3), dtype=np.uint8), [(0, 0, 0), (9, 9, 9)]
+    figures = [
+        panels({name: picture}),
+        legend([name, "b"], colours),
+        curve({name: ([0, 1], [0, 1]), "b": ([0, 1], [1, 0])}),
+        confusion([[1, 0], [0, 0]], [name, name]),
+    ]
+    for figure in figures:
+        assert name in figure_svg(figure)

@@ -58,7 +58,7 @@ def panels(
     for i, (title, picture) in enumerate(images.items()):
         axes = figure.add_subplot(rows, columns, i + 1)
         axes.imshow(picture)
-        axes.set_title(title, fontsize=10, color=INK, parse_math=False)
+        axes.set_title(_plain(title), fontsize=10, color=INK)
         axes.set_axis_off()
     if classes:
         figure.legend(
@@ -87,9 +87,19 @@ def _legend_columns(classes: Sequence[str], width: float) -> int:
 
 def _patches(classes: Sequence[str], palette: Sequence[Colour]) -> list[Patch]:
     return [
-        Patch(facecolor=tuple(c / 255 for c in colour), edgecolor="0.4", linewidth=0.5, label=name)
+        Patch(
+            facecolor=tuple(c / 255 for c in colour),
+            edgecolor="0.4",
+            linewidth=0.5,
+            label=_plain(name),
+        )
         for name, colour in zip(classes, palette, strict=True)
     ]
+
+
+def _plain(text: str) -> str:
+    """A name whose dollar signs matplotlib doesn't take for a formula's."""
+    return text.replace("$", r"\$")
 
 
 def curve(
@@ -115,10 +125,18 @@ def curve(
         colour = (LINE, "#d55e00", "#009e73", "#cc79a7")[i % 4]
         if len(y) > 40:
             axes.plot(x, y, color=colour, alpha=0.25, linewidth=0.8)
-            axes.plot(x, _smooth(y), color=colour, linewidth=1.8, label=name)
+            axes.plot(x, _smooth(y), color=colour, linewidth=1.8, label=_plain(name))
         else:
             marker = "o" if len(y) <= 20 else None
-            axes.plot(x, y, color=colour, linewidth=1.8, marker=marker, markersize=4, label=name)
+            axes.plot(
+                x,
+                y,
+                color=colour,
+                linewidth=1.8,
+                marker=marker,
+                markersize=4,
+                label=_plain(name),
+            )
     _quiet(axes)
     axes.set_xlabel(x_label, color=INK)
     axes.set_ylabel(y_label, color=INK)
@@ -205,10 +223,12 @@ def confusion(matrix: npt.ArrayLike, classes: Sequence[str]) -> Figure:
                 )
     small = 9 if size <= _CELL_FIGURES_UP_TO else 7.5
     rows = [
-        name if total else f"{name} (absent)"
+        _plain(name if total else f"{name} (absent)")
         for name, total in zip(classes, totals[:, 0], strict=True)
     ]
-    axes.set_xticks(range(size), list(classes), rotation=45, ha="right", fontsize=small)
+    axes.set_xticks(
+        range(size), [_plain(c) for c in classes], rotation=45, ha="right", fontsize=small
+    )
     axes.set_yticks(range(size), rows, fontsize=small)
     if size > _CELL_FIGURES_UP_TO:
         for row in range(size):
