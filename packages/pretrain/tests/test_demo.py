@@ -29,7 +29,7 @@ def test_the_demo_writes_what_it_promises_and_says_where_it_is(
     assert not list(files.folder.rglob("*.part*"))
     said = talk.getvalue()
     assert all(f"{i}/3" in said for i in (1, 2, 3))
-    assert "40 labelled scenes alone" in said
+    assert "20 labelled scenes alone" in said
     assert "report.html" in said
 
 
