@@ -3,12 +3,12 @@
 Run:  OMP_NUM_THREADS=1 python benchmarks/s4p_bf16.py
 Aim:  99.9 % of them.
 
-Two networks learn by S4P what ``s4p_scenes_tiny`` teaches: its own U-Net, and the published
-architecture in small, a ViT (width 192, 12 layers, patches of 8 px) with UPerNet. Before and after,
-they label the weak views of unlabelled scenes in float32 and under autocast to bfloat16. ``same if
-sure`` counts pixels of a confidence of 0.95 or more in float32: those that the published threshold
-learns from. What labelling in bfloat16 saves at full size measures `s4p_step.py`; weights of that
-size that have learnt something aren't to be had here.
+Two networks learn by S4P, for 300 steps, what ``s4p_scenes_tiny`` teaches: its own U-Net, and the
+published architecture in small, a ViT (width 192, 12 layers, patches of 8 px) with UPerNet. Before
+and after, they label the weak views of unlabelled scenes in float32 and under autocast to bfloat16.
+``same if sure`` counts pixels of a confidence of 0.95 or more in float32: those that the published
+threshold learns from. What labelling in bfloat16 saves at full size measures `s4p_step.py`; weights
+of that size that have learnt something aren't to be had here.
 """
 
 import argparse
@@ -21,8 +21,9 @@ import torch
 from common import record, trained
 from torch import nn
 
-from swath.core import load_model
 from swath.core.backbones.vit import ViT
+from swath.core.checkpoint.official import load_strict
+from swath.core.checkpoint.safe import load_file
 from swath.core.config import TrainConfig, load_config
 from swath.core.data.loader import Augmented
 from swath.core.engine import evaluate
@@ -33,6 +34,7 @@ from swath.core.spec import Spec
 from swath.core.task import Batch
 from swath.pretrain.task import S4PTask
 
+STEPS = 300
 SURE = 0.95
 LABELLED = 128  # unlabelled scenes, the last ones of the pool: their masks are never looked at
 
@@ -46,7 +48,7 @@ def small_s4p(num_classes: int, size: int = 64) -> SegmentationModel:
 
 def runs() -> dict[str, TrainConfig]:
     """What is trained, by the name of the network."""
-    unet = load_config("s4p_scenes_tiny")
+    unet = load_config("s4p_scenes_tiny", [f"iterations={STEPS}"])
     vit = replace(
         unet,
         model=Spec(small_s4p, num_classes=len(unet.task["classes"])),
@@ -91,8 +93,8 @@ def main() -> None:
         torch.manual_seed(0)
         rows.append(row(f"{name}, untrained", config.model.build(), config))
         with TemporaryDirectory() as folder:
-            checkpoint = trained(config, Path(folder), progress=True).last
-            model = load_model(checkpoint, device="cpu").model
+            model = config.model.build().eval()
+            load_strict(model, load_file(trained(config, Path(folder), progress=True).last))
         rows.append(row(f"{name}, trained", model, config))
         print(rows[-2:], flush=True)
     record("s4p_bf16", rows, pixels=LABELLED * 64**2)
