@@ -1,7 +1,8 @@
 """How many pseudo-labels stay the same when a trained network labels in half precision.
 
-Run:  OMP_NUM_THREADS=1 python benchmarks/s4p_bf16.py
-Aim:  99.9 % of them.
+Run:    OMP_NUM_THREADS=1 python benchmarks/s4p_bf16.py
+Aim:    99.9 % of them.
+State:  99.93 and 99.98 % when trained, 99.8 before; all of those that the threshold learns from.
 
 Two networks learn by S4P, for 300 steps, what ``s4p_scenes_tiny`` teaches: its own U-Net, and the
 published architecture in small, a ViT (width 192, 12 layers, patches of 8 px) with UPerNet. Before
