@@ -5,7 +5,7 @@ Run:    OMP_NUM_THREADS=1 python benchmarks/s4p_step.py --batch 1 --steps 3 [--p
 Claim:  on a CPU never slower at equal numerics; on a GPU, with bf16, at least 1.5 times as fast
         with 99.9 % of the pseudo-labels unchanged.
 State:  on a CPU 1.01 to 1.03 times as fast in float32, and 2.2 times in bf16 where the processor
-        computes in it; of an untrained network's labels 99.6 % stay, of trained ones' more than 99.9
+        computes in it; of an untrained network's labels 99.6 % stay, of trained ones' over 99.9
         (``s4p_bf16.py``). Not run on a GPU.
 
 "official order" is a re-creation, written anew from the dossier (section b), not the official code:
