@@ -68,13 +68,13 @@ def batches(config: TrainConfig, size: int = 16) -> list[Batch]:
     return [task.collate([views[0, i] for i in range(k, k + size)]) for k in last]
 
 
-def row(name: str, model: nn.Module, config: TrainConfig) -> dict[str, Any]:
+def row(name: str, model: nn.Module, config: TrainConfig, data: list[Batch]) -> dict[str, Any]:
     """Labels in float32 against those in bfloat16."""
-    task, data = config.task.build(), batches(config)
+    task = config.task.build()
     assert config.test is not None
     figures = evaluate(model, task, config.test.build(), device="cpu", progress=False)
     other = S4PTask(task.classes, label_precision="bf16")
-    exact = [S4PTask(task.classes).pseudo_labels(model, batch) for batch in data]
+    exact = [task.pseudo_labels(model, batch) for batch in data]
     half = [other.pseudo_labels(model, batch) for batch in data]
     same = torch.cat([a == b for (a, _), (b, _) in zip(exact, half, strict=True)])
     sure = torch.cat([confidence for _, confidence in exact]) >= SURE
@@ -91,12 +91,13 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     rows = []
     for name, config in runs().items():
+        data = batches(config)
         torch.manual_seed(0)
-        rows.append(row(f"{name}, untrained", config.model.build(), config))
+        rows.append(row(f"{name}, untrained", config.model.build(), config, data))
         with TemporaryDirectory() as folder:
             model = config.model.build().eval()
             load_strict(model, load_file(trained(config, Path(folder), progress=True).last))
-        rows.append(row(f"{name}, trained", model, config))
+        rows.append(row(f"{name}, trained", model, config, data))
         print(rows[-2:], flush=True)
     record("s4p_bf16", rows, pixels=LABELLED * 64**2)
 
