@@ -14,9 +14,8 @@ from typing import Any
 from common import record
 from torch import nn
 
-from swath.core import plugins, zoo
+from swath.core import zoo
 from swath.core.checkpoint.unfilled import build_unfilled
-from swath.core.spec import Spec, from_data
 
 MODELS = (
     "s4p-vit-b",
@@ -42,11 +41,7 @@ def fastest(build: Callable[[], nn.Module]) -> tuple[float, nn.Module]:
 
 def row(name: str) -> dict[str, Any]:
     """One model of the zoo, without weights."""
-    card = zoo.card(name)
-    assert card.builder is not None
-    spec = Spec(plugins.resolve(card.builder), **from_data(card.builder_kwargs))
-    if "num_classes" in (spec.parameters() or ()):
-        spec["num_classes"] = len(card.classes)
+    spec, _ = zoo.card(name).specs()
     drawn, model = fastest(spec.build)
     unfilled, _ = fastest(lambda: build_unfilled(spec.build))
     return {

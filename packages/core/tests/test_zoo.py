@@ -38,11 +38,24 @@ def test_importing_the_zoo_imports_no_torch() -> None:
 @pytest.mark.parametrize("name", ["s4p-vit-b", "s4p-vit-l", "s4p-vit-h"])
 def test_the_card_states_the_parameters_its_builder_has(name: str) -> None:
     card = zoo.card(name)
-    assert card.builder is not None
+    model_spec, task_spec = card.specs()
     with torch.device("meta"):
-        model = plugins.resolve(card.builder)(**card.builder_kwargs)
+        model = model_spec.build()
     assert sum(p.numel() for p in model.parameters()) == card.params
     assert len(card.classes) == model.classifier.out_channels
+    assert task_spec.build().classes == card.classes
+
+
+def test_specs_with_other_classes_leave_the_cards_colours_out() -> None:
+    model, task = zoo.card("s4p-vit-b").specs(("water", "land"))
+    assert model["num_classes"] == 2
+    assert task["classes"] == ["water", "land"]
+    assert "palette" not in task
+
+
+def test_a_model_of_ours_alone_has_no_specs() -> None:
+    with pytest.raises(ConfigError, match="'swath-small' has no official layout"):
+        zoo.card("swath-small").specs()
 
 
 def test_an_unknown_name_suggests_the_nearest() -> None:

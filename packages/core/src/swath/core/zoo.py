@@ -12,6 +12,7 @@ from typing import Any
 
 from swath.core import plugins
 from swath.core.errors import CheckpointError, ConfigError, suggest
+from swath.core.spec import Spec, from_data, target_name, to_data
 
 ISAID_CLASSES = (
     "background", "ship", "storage_tank", "baseball_diamond", "tennis_court", "basketball_court",
@@ -89,6 +90,33 @@ class ModelCard:
                 "reinstall the package"
             )
         return path
+
+    def specs(self, classes: tuple[str, ...] | None = None) -> tuple[Spec, Spec]:
+        """The full-size model, without weights, and its task.
+
+        Args:
+            classes: Class names other than the released weights', for those who fine-tuned.
+
+        Raises:
+            ConfigError: If the model has no official layout, or takes no other classes.
+        """
+        if self.builder is None or self.task_builder is None:
+            raise ConfigError(
+                f"'{self.name}' has no official layout; use the file that comes along"
+            )
+        model = Spec(plugins.resolve(self.builder), **from_data(self.builder_kwargs))
+        task = Spec(plugins.resolve(self.task_builder))
+        if "classes" in (task.parameters() or ()):
+            names = classes or self.classes
+            task["classes"] = list(names)
+            if "num_classes" in (model.parameters() or ()):
+                model["num_classes"] = len(names)
+        elif classes:
+            raise ConfigError(f"'{self.name}' takes no other classes; leave them out")
+        for name, value in self.task_kwargs.items():
+            if not (classes and name == "palette"):  # the card's colours are those of its classes
+                task[name] = from_data(value)
+        return model, task
 
 
 def _s4p(size: str, params: int, weights: str) -> ModelCard:
@@ -186,7 +214,6 @@ def load(
     from swath.core.checkpoint.fetch import locate
     from swath.core.checkpoint.safe import read_metadata
     from swath.core.checkpoint.store import load_pair
-    from swath.core.spec import to_data
 
     found = card(name)
     if weights is None:
@@ -203,7 +230,6 @@ def load(
 def _check_kind(found: ModelCard, path: Path) -> None:
     """Refuse a checkpoint of ours that holds another model than the card's."""
     from swath.core.checkpoint.store import describe
-    from swath.core.spec import target_name
 
     description = describe(path)
     holds, named = description["model"].get("_target_"), description["card"].get("name")
@@ -250,27 +276,13 @@ def convert(
 
 def _load_official(
     found: ModelCard, path: Path, classes: tuple[str, ...] | None
-) -> tuple[Any, Any, Any, dict[str, str]]:
+) -> tuple[Any, Spec, Spec, dict[str, str]]:
     """The model with the file's weights, the specs of model and task, and where it came from."""
     from swath.core.checkpoint.official import load_strict
     from swath.core.checkpoint.safe import load_file
     from swath.core.checkpoint.unfilled import build_unfilled
-    from swath.core.spec import Spec, from_data
 
-    if found.builder is None or found.task_builder is None:
-        raise ConfigError(f"'{found.name}' has no official layout; use the file that comes along")
-    model_spec = Spec(plugins.resolve(found.builder), **from_data(found.builder_kwargs))
-    task_spec = Spec(plugins.resolve(found.task_builder))
-    if "classes" in (task_spec.parameters() or ()):
-        names = classes or found.classes
-        task_spec["classes"] = list(names)
-        if "num_classes" in (model_spec.parameters() or ()):
-            model_spec["num_classes"] = len(names)
-    elif classes:
-        raise ConfigError(f"'{found.name}' takes no other classes; leave them out")
-    for name, value in found.task_kwargs.items():
-        if not (classes and name == "palette"):  # the card's colours are those of its classes
-            task_spec[name] = from_data(value)
+    model_spec, task_spec = found.specs(classes)
     state = load_file(path)
     if found.converter is not None:
         state = plugins.resolve(found.converter)(state)
