@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from swath.core.cli.values import Device, Overwrite, class_names, refuse_existing
+from swath.core.cli.values import Device, Overwrite, Weights, class_names, refuse_existing
 
 app = typer.Typer(
     help="Work on trained models of several tasks.", no_args_is_help=True, add_completion=False
@@ -60,10 +60,7 @@ def dota(
         str | None,
         typer.Option(help="Which task, of a model of several data sets. Default: dota."),
     ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(help="Weights, where MODEL is a name: a file, hf://OWNER/REPO, URL."),
-    ] = None,
+    weights: Weights = None,
     device: Device = None,
     overwrite: Overwrite = False,
 ) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from swath.core.cli.values import Device, class_names
+from swath.core.cli.values import Device, Weights, class_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,10 +48,7 @@ def judge(
             help="What the classes are asked as, in label order, between commas or semicolons."
         ),
     ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(help="Weights for a model that comes without: a file, hf://OWNER/REPO, URL."),
-    ] = None,
+    weights: Weights = None,
     epoc: Annotated[
         str | None,
         typer.Option(

@@ -70,7 +70,9 @@ _PLAIN_ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
 }
 
-_WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "network", "params")
+_WRAPPERS = (
+    "model", "state_dict", "model_state_dict", "model_state", "network", "params", "teacher",
+)  # fmt: skip
 """Keys under which training scripts put the weights, in the order they are tried."""
 
 

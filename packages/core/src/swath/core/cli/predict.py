@@ -12,7 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 from swath.core.cli.app import ListsInARow, app
-from swath.core.cli.values import Arithmetic, Device, Overwrite, class_names, refuse_existing
+from swath.core.cli.values import (
+    Arithmetic,
+    Device,
+    Overwrite,
+    Weights,
+    class_names,
+    refuse_existing,
+)
 from swath.core.errors import ConfigError, SwathError
 
 if TYPE_CHECKING:
@@ -53,10 +60,7 @@ def predict(
             "IMAGE_answer.json or, of several tasks, IMAGE_results/.",
         ),
     ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(help="Weights for a model that comes without: a file, hf://OWNER/REPO, URL."),
-    ] = None,
+    weights: Weights = None,
     classes: Annotated[
         str | None,
         typer.Option(

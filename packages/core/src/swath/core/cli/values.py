@@ -13,6 +13,12 @@ Device = Annotated[
 ]
 """Where to compute: ``--device``."""
 
+Weights = Annotated[
+    str | None,
+    typer.Option(help="Weights for a model that comes without: a file, hf://OWNER/REPO, URL."),
+]
+"""Of a model that is named: ``--weights``."""
+
 Arithmetic = Annotated[
     str,
     typer.Option(

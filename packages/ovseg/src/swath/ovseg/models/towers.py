@@ -11,7 +11,7 @@ from torch import Tensor
 
 from swath.core.checkpoint.fetch import locate
 from swath.core.checkpoint.official import load_strict
-from swath.core.checkpoint.safe import load_any, load_file
+from swath.core.checkpoint.safe import load_file
 from swath.core.errors import CheckpointError
 from swath.ovseg.clip import (
     CLIP,
@@ -76,10 +76,7 @@ def load_specialist(vit: DINO, path: str | Path) -> None:
     Raises:
         CheckpointError: If it is another model.
     """
-    file = locate(path)
-    content = load_any(file)
-    state = load_file(file, key="teacher") if "teacher" in content else load_file(file)
-    load_strict(vit, remap_dino_keys(state), where=str(path))
+    load_strict(vit, remap_dino_keys(load_file(locate(path))), where=str(path))
 
 
 def pretrained(
