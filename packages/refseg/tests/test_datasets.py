@@ -268,7 +268,7 @@ def test_evaluations_take_the_set_of_the_paper(
     COPIES[name](tmp_path)
     monkeypatch.setattr("swath.core.inference.predictor.load_model", lambda *a, **k: predictor)
     out = tmp_path / "figures.json"
-    code, text = swath("refseg", "test", evaluation, "m", "--data", tmp_path, "--out", out)
+    code, text = swath("refseg", "test", evaluation, "m", "--root", tmp_path, "--out", out)
     assert code == 0, text
     assert figure in json.loads(out.read_text())
 
@@ -322,7 +322,7 @@ def test_a_submission_for_dota_is_written_of_its_unlabelled_patches(
         picture(tmp_path / f"test-dev/images/P0001__{SIDE}__{corner}___0.png")
     monkeypatch.setattr("swath.core.inference.predictor.load_model", lambda *a, **k: predictor)
     code, text = swath(
-        "refseg", "test", "dota", "m", "--data", tmp_path, "--protocol", "v2.0", "--out",
+        "refseg", "test", "dota", "m", "--root", tmp_path, "--protocol", "v2.0", "--out",
         tmp_path / "submission",
     )  # fmt: skip
     assert code == 0, text
@@ -339,8 +339,8 @@ def test_a_split_without_labels_is_refused(
 ) -> None:
     picture(tmp_path / "test-dev/images/P0001.png")
     code, text = swath(
-        "refseg", "test", evaluation, "m", "--name", "dota", "--protocol", "v2.0",
-        "--data", tmp_path,
+        "refseg", "test", evaluation, "m", "--data", "dota", "--protocol", "v2.0",
+        "--root", tmp_path,
     )  # fmt: skip
     assert code == 2
     assert "split 'test' of dota has no labels to judge by" in " ".join(text.split())
@@ -361,7 +361,7 @@ def test_classes_in_other_words_are_as_many_as_the_sets(
 ) -> None:
     COPIES[JUDGED[evaluation][0]](tmp_path)
     code, text = swath(
-        "refseg", "test", evaluation, "m", "--data", tmp_path, "--classes", "plane, ship"
+        "refseg", "test", evaluation, "m", "--root", tmp_path, "--classes", "plane, ship"
     )
     assert code == 2
     assert message in " ".join(text.split())
@@ -378,7 +378,7 @@ def test_classes_in_other_words_may_hold_commas(
     names = [f"class {i}, seen from above" for i in range(20)]
     out = tmp_path / "figures.json"
     code, text = swath(
-        "refseg", "test", "detection", "m", "--data", tmp_path, "--classes", "; ".join(names),
+        "refseg", "test", "detection", "m", "--root", tmp_path, "--classes", "; ".join(names),
         "--out", out,
     )  # fmt: skip
     assert code == 0, text
@@ -402,14 +402,14 @@ def test_what_is_built_is_judged_on_and_trained_on(
     (tmp_path / "vhr10/instances.json").write_text(json.dumps(coco))
     built = tmp_path / "sentences"
     code, text = swath(
-        "refseg", "build", "nwpu-vhr10", "--data", tmp_path / "vhr10", "--split", "all",
+        "refseg", "build", "nwpu-vhr10", "--root", tmp_path / "vhr10", "--split", "all",
         "--out", built,
     )  # fmt: skip
     assert code == 0, text
     assert "the ship" in {question.sentence for question in ReferDataset(built).questions}
     monkeypatch.setattr("swath.core.inference.predictor.load_model", lambda *a, **k: predictor)
     figures = tmp_path / "figures.json"
-    code, text = swath("refseg", "test", "referring", "m", "--data", built, "--out", figures)
+    code, text = swath("refseg", "test", "referring", "m", "--root", built, "--out", figures)
     assert code == 0, text
     per_kind = json.loads(figures.read_text())["per_kind"]
     assert set(per_kind) == {"category", "all of a class"}
@@ -419,9 +419,9 @@ def test_what_is_built_is_judged_on_and_trained_on(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["countin", "m", "--data", "."], "did you mean 'counting'"),
-        (["counting", "m", "--data", ".", "--name", "ucm"], "is a classification set"),
-        (["grounding", "m", "--data", "nowhere"], "isn't a folder"),
+        (["countin", "m", "--root", "."], "did you mean 'counting'"),
+        (["counting", "m", "--root", ".", "--data", "ucm"], "is a classification set"),
+        (["grounding", "m", "--root", "nowhere"], "isn't a folder"),
     ],
 )
 def test_mistakes_are_one_line(

@@ -33,10 +33,12 @@ def judge(
         ),
     ],
     model: Annotated[str, typer.Argument(help="A model of `swath models`, or a checkpoint.")],
-    data: Annotated[Path, typer.Option(help="Root of the data set's copy.")],
-    name: Annotated[
+    root: Annotated[Path, typer.Option(help="Where your copy of the data set is.")],
+    data: Annotated[
         str | None,
-        typer.Option(help="Which set of `swath datasets`. Default: that of the paper."),
+        typer.Option(
+            metavar="NAME", help="Which set of `swath datasets`. Default: that of the paper."
+        ),
     ] = None,
     split: Annotated[str, typer.Option(help="Which split.")] = "test",
     protocol: Annotated[
@@ -71,7 +73,7 @@ def judge(
 ) -> None:
     """Judge a model by one of RemoteSAM's evaluations.
 
-    Example: `swath refseg test referring runs/a/best.safetensors --data rrsis-d`
+    Example: `swath refseg test referring runs/a/best.safetensors --root data/rrsis-d`
     """
     from swath.core.data.catalogue import dataset_spec
     from swath.core.engine.evaluation import as_data
@@ -87,8 +89,8 @@ def judge(
     if evaluation not in JUDGED_ON:
         raise ConfigError(f"unknown evaluation '{evaluation}'{suggest(evaluation, [*JUDGED_ON])}")
     kind, usual = JUDGED_ON[evaluation]
-    name = dataset_spec(name or usual, task=kind).name
-    samples, asked = _samples(evaluation, name, data, split, protocol)
+    name = dataset_spec(data or usual, task=kind).name
+    samples, asked = _samples(evaluation, name, root, split, protocol)
     names = _renamed(evaluation, name, asked, classes)
     predictor = load_model(model, weights=weights, device=device)
     if not isinstance(predictor, RemoteSAMPredictor):
@@ -122,7 +124,7 @@ JUDGED_ON = {
 
 
 def _samples(
-    evaluation: str, name: str, data: Path, split: str, protocol: str | None
+    evaluation: str, name: str, root: Path, split: str, protocol: str | None
 ) -> "tuple[Any, Sequence[str]]":
     """The data set of an evaluation, and what its classes are asked as."""
     from swath.core.data.catalogue import dataset_spec, load_dataset
@@ -131,11 +133,11 @@ def _samples(
 
     if not dataset_spec(name).splits:  # all of it is for testing
         split = "all"
-    samples: Any = load_dataset(name, data, split, protocol)
+    samples: Any = load_dataset(name, root, split, protocol)
     labelled = evaluation in ("segmentation", "detection", "multi-label")
     if labelled and any(item.label is None for item in samples.items):
         raise DataError(
-            f"{data}: split '{split}' of {name} has no labels to judge by; choose another --split"
+            f"{root}: split '{split}' of {name} has no labels to judge by; choose another --split"
         )
     if evaluation == "captioning":
         return samples, sets.UCM_CAPTIONS
@@ -185,7 +187,7 @@ def build(
         str, typer.Argument(help="A data set of `swath datasets`, or `scenes` for rendered ones.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")],
-    data: Annotated[Path | None, typer.Option(help="Root of the data set's copy.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Where your copy of the data set is.")] = None,
     split: Annotated[
         str, typer.Option(help="Which split; all: every third image is for the test.")
     ] = "train",
@@ -197,7 +199,7 @@ def build(
 
     Stopped and given again, the command goes on where it stopped.
 
-    Example: `swath refseg build nwpu-vhr10 --data vhr10 --split all --out sentences`
+    Example: `swath refseg build nwpu-vhr10 --root vhr10 --split all --out sentences`
     """
     from torch.utils.data import Subset
 
@@ -210,10 +212,10 @@ def build(
     if name == "scenes":
         samples = SceneDataset(192, min(limit, 1000), seed, labels=("instances", "boxes"))
         classes = OBJECT_CLASSES
-    elif data is None:
-        raise ConfigError(f"--data: say where your copy of {name} is")
+    elif root is None:
+        raise ConfigError(f"--root: say where your copy of {name} is")
     else:
-        samples = load_dataset(name, data, split)
+        samples = load_dataset(name, root, split)
         classes = samples.classes
     chosen: Any = Subset(samples, range(min(limit, len(samples))))
     report = engine.build(
