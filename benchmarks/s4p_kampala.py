@@ -51,10 +51,10 @@ BACKBONE = "tf_efficientnet_lite0"
 KAMPALA = RECIPE | {
     "class_weights": [1.0, 2.0],
     "crop": 128,  # px
-    "iterations": 1200,
     "threshold": 0.95,  # as published
     "seed": 3,
 }
+ITERATIONS = {"scratch": 1200, "imagenet": 600}
 
 
 class EveryEighth:
@@ -162,7 +162,8 @@ def main() -> None:
     root = str((options.samples / TILES).resolve())
     name = STARTS[options.start][0]
     changes = dict(item.split("=", 1) for item in options.trial or ())
-    recipe = KAMPALA | {key: json.loads(value) for key, value in changes.items()}
+    recipe = KAMPALA | {"iterations": ITERATIONS[options.start]}
+    recipe |= {key: json.loads(value) for key, value in changes.items()}
     for fold in options.folds:
         for arm in options.arms:
             if options.trial is not None:
