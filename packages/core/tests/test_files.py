@@ -1,8 +1,10 @@
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
-from swath.core.errors import ConfigError
+from swath.core.errors import ConfigError, WriteError
 from swath.core.files import atomic_path
 
 
@@ -40,3 +42,15 @@ def test_a_folder_in_place_of_the_file_or_a_file_of_the_folder_is_named(tmp_path
     ):
         with pytest.raises(ConfigError, match=message), atomic_path(path):
             pass
+
+
+def test_a_full_disk_is_named_and_leaves_the_old_file(tmp_path: Path) -> None:
+    final = tmp_path / "out.json"
+    final.write_text("old")
+    message = r"out.json can't be written \(No space left on device\); free some space"
+    with pytest.raises(WriteError, match=message), atomic_path(final):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(FileNotFoundError), atomic_path(final):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "another")
+    assert final.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [final]

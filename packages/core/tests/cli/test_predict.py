@@ -119,7 +119,8 @@ def test_several_images_go_to_a_folder_and_one_bad_one_stops_nothing(
         (["a.tif", "-o", "b.tif", "--ending", ".png"], "leave --ending out, or give a folder"),
         (["a.tif", "--yolo"], "YOLO-OBB is for objects, not for segmentation"),
         (["a.tif", "--vector", "a.shp"], "written as .gpkg or .geojson"),
-        (["a.tif", "a.tif", "-o", "out"], "same name"),
+        (["a.tif", "a.tif", "-o", "out"], "out/a_mask.tif would be the result of two images"),
+        (["a.tif", "a.bmp"], "a_mask.tif would be the result of two images of the same name"),
         (["16.tif"], "stored as uint16"),
     ],
 )
@@ -128,6 +129,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "a.tif")
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.bmp")
     write(tmp_path / "16.tif", dtype="uint16")
     assert swath(monkeypatch, "predict", checkpoint, *options) == 2
     error = capsys.readouterr().err
@@ -175,3 +177,23 @@ def test_tells_what_was_found(found: dict[str, object], lines: list[str], capsys
     _show({"notes": [], "written": [], **size, **found})
     said = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert said[1:] == lines
+
+
+def test_a_name_without_suffix_is_a_folder_for_one_image_too(
+    tmp_path: Path, checkpoint: Path, monkeypatch, capsys
+) -> None:
+    image = write(tmp_path / "a.tif")
+    folder = tmp_path / "maps[final]"
+    assert swath(monkeypatch, "predict", checkpoint, image, "-o", folder, "--device", "cpu") == 0
+    assert (folder / "a_mask.tif").exists()
+    assert f"written {folder / 'a_mask.tif'}" in capsys.readouterr().out
+
+
+def test_what_is_unknown_is_transparent_in_a_picture_of_the_map(
+    tmp_path: Path, checkpoint: Path, monkeypatch
+) -> None:
+    image, out = write(tmp_path / "a.tif"), tmp_path / "m.png"
+    assert swath(monkeypatch, "predict", checkpoint, image, "-o", out, "--device", "cpu") == 0
+    with Image.open(out) as picture:
+        assert picture.mode == "P"
+        assert picture.info["transparency"] == 255

@@ -234,11 +234,12 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_stale_side_file_goes_with_the_raster_it_described(tmp_path: Path) -> None:
-    (tmp_path / "m.tif.aux.xml").write_text("<PAMDataset/>")
+def test_stale_side_files_go_with_the_raster_they_described(tmp_path: Path) -> None:
+    for end in (".aux.xml", ".ovr", ".msk"):
+        (tmp_path / f"m.tif{end}").write_text("<PAMDataset/>")
     with RasterWriter(tmp_path / "m.tif", RasterInfo(None, 9, 9)):
         pass
-    assert not (tmp_path / "m.tif.aux.xml").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["m.tif"]
 
 
 def test_refuses_to_write_another_format(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -17,13 +19,14 @@ from rasterio.windows import Window
 from swath.core.errors import ConfigError, RasterError
 from swath.core.geo import vectorise as module
 from swath.core.geo.raster import RasterInfo, RasterWriter
-from swath.core.geo.vectorise import cut_at_date_line, to_geodataframe, vectorise
+from swath.core.geo.vectorise import to_geodataframe, vectorise
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
 UTM = CRS.from_epsg(32633)
 NORTH_UP = Affine(0.5, 0, 412_345.5, 0, -0.5, 5_212_345.25)
 CLASSES = ("background", "field", "wood")
+EARTH = 510_065_621_724_089  # square metres of the WGS 84 ellipsoid
 
 
 def blobs(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -139,17 +142,7 @@ def test_polygons_across_the_date_line_are_cut(tmp_path: Path) -> None:
     assert table.to_crs(8857).area.sum() == pytest.approx(20_000**2, rel=5e-3)
 
 
-def test_longitudes_beyond_the_date_line_come_back_and_a_map_of_the_globe_stays_whole(
-    tmp_path: Path,
-) -> None:
-    square = shapely.box(179, -1, 182, 1)
-    parts = sorted(cut_at_date_line(square).geoms, key=lambda part: part.bounds)
-    assert [part.bounds for part in parts] == [(-180, -1, -178, 1), (179, -1, 180, 1)]
-    assert cut_at_date_line(shapely.box(181, -1, 182, 1)).bounds == (-179, -1, -178, 1)
-    ring = [(179, 0), (-178, 0), (-178, 3), (179, 3)]  # as a transform gives it, with a hole
-    hole = [(-179.5, 1), (-179, 1), (-179, 2), (-179.5, 2)]
-    assert cut_at_date_line(shapely.Polygon(ring, [hole])).area == pytest.approx(3 * 3 - 0.5)
-
+def test_a_map_of_the_globe_stays_whole(tmp_path: Path) -> None:
     globe = write(
         tmp_path / "m.tif", np.ones((18, 36), np.uint8), Affine(10, 0, -180, 0, -10, 90),
         CRS.from_epsg(4326),
@@ -157,6 +150,59 @@ def test_longitudes_beyond_the_date_line_come_back_and_a_map_of_the_globe_stays_
     vectorise(globe, tmp_path / "m.geojson")
     (whole,) = gpd.read_file(tmp_path / "m.geojson").geometry
     assert whole.area == 360 * 180
+
+
+FULL_DISK = """
+import resource, sys
+import numpy as np
+from swath.core.errors import WriteError
+from swath.core.geo.vectorise import vectorise
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
+try:
+    vectorise(np.random.default_rng(0).integers(0, 2, (90, 90), np.uint8), sys.argv[1])
+except WriteError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
+@pytest.mark.parametrize(
+    ("name", "limit"), [("m.geojson", 4_000), ("m.gpkg", 4_000), ("m.gpkg", 120_000)]
+)
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, name: str, limit: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error::RuntimeWarning", "-c", FULL_DISK,
+         str(tmp_path / name), str(limit)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert f"{name} can't be written" in done.stdout
+    assert done.stdout.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("polar", "equal_area"), [(3413, 6931), (3031, 6932)])
+def test_polygons_around_a_pole_hold_it(tmp_path: Path, polar: int, equal_area: int) -> None:
+    mask = np.zeros((100, 100), np.uint8)
+    mask[40:60, 40:60] = 1  # with the pole in its middle, in a hole of class 0
+    mask[10:20, 45:60] = 2
+    place = Affine(1000, 0, -50_000, 0, -1000, 50_000)
+    path = write(tmp_path / "m.tif", mask, place, CRS.from_epsg(polar))
+    vectorise(path, tmp_path / "m.geojson", skip=[])
+    table = gpd.read_file(tmp_path / "m.geojson")
+    assert table.is_valid.all()
+    assert table.total_bounds[[0, 2]].tolist() == [-180, 180]
+    for shape, area in zip(table.to_crs(equal_area).geometry, table.area_m2, strict=True):
+        assert shape.area == pytest.approx(area, rel=1e-6)
+    assert table.area_m2.sum() == pytest.approx(100e3**2 / 0.97**2, rel=0.01)  # true at 70 degrees
+
+
+def test_areas_of_more_than_half_the_earth_are_not_those_of_the_rest(tmp_path: Path) -> None:
+    mask = np.zeros((180, 360), np.uint8)
+    mask[80:100, 100:200] = 1
+    path = write(tmp_path / "m.tif", mask, Affine(1, 0, -180, 0, -1, 90), CRS.from_epsg(4326))
+    rest, band = to_geodataframe(path, skip=[]).sort_values("class_id").area_m2
+    assert band == pytest.approx(100 / 360 * EARTH * np.sin(np.radians(10)), rel=0.01)
+    assert rest + band == pytest.approx(EARTH)
 
 
 def test_a_crs_without_a_transform_places_nothing(tmp_path: Path) -> None:

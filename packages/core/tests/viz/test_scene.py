@@ -46,6 +46,22 @@ def test_web_mercator_metres_are_not_mistaken_for_metres(
     np.testing.assert_allclose(areas.square_metres / areas.pixels, 0.25, rtol=0.01)
 
 
+def test_areas_in_degrees_are_those_of_their_latitudes(tmp_path: Path) -> None:
+    mask = np.zeros((1, 180, 360), dtype=np.uint8)
+    mask[:, 30:] = 1  # all but what lies north of 60 degrees
+    placed = {"crs": "EPSG:4326", "transform": from_origin(-180, 90, 1, 1)}
+    areas = class_areas(write(tmp_path / "m.tif", mask, **placed), 2)
+    assert areas.square_metres is not None
+    assert areas.square_metres.sum() == pytest.approx(510_065_621_724_089, rel=1e-4)
+    cap = areas.square_metres[0] / areas.square_metres.sum()
+    assert cap == pytest.approx((1 - np.sin(np.radians(60))) / 2, rel=0.01)  # of a sphere
+
+
+def test_a_local_crs_has_no_square_metres(tmp_path: Path, halves: np.ndarray) -> None:
+    site = {"crs": 'LOCAL_CS["site",UNIT["metre",1]]', "transform": from_origin(0, 0, 1, 1)}
+    assert class_areas(write(tmp_path / "m.tif", halves, **site), 2).square_metres is None
+
+
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_without_a_georeference_only_pixels_are_counted(tmp_path: Path, halves: np.ndarray) -> None:
     areas = class_areas(write(tmp_path / "m.tif", halves), 2)

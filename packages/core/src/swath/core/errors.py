@@ -44,6 +44,10 @@ class TrainingError(SwathError):
     """Training can't go on; what was saved so far is kept."""
 
 
+class WriteError(SwathError):
+    """A file can't be written to the end, for want of room or by a fault of the disk."""
+
+
 class MissingDependencyError(SwathError):
     """An optional dependency is needed for this and isn't installed."""
 

@@ -1,5 +1,6 @@
 """Writing files so that nobody ever sees half of one, and their hashes."""
 
+import errno
 import hashlib
 import json
 import os
@@ -9,7 +10,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from swath.core.errors import ConfigError
+from swath.core.errors import ConfigError, WriteError
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 def remove_leftovers(folder: str | Path) -> None:
@@ -36,6 +39,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     Raises:
         ConfigError: If ``path`` is a folder, or its own folder can't be made or written to.
+        WriteError: In place of the system's error, if the disk doesn't take the file.
     """
     final = Path(path)
     if final.is_dir():
@@ -52,6 +56,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, final)
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        raise WriteError(
+            f"{final} can't be written ({error.strerror}); free some space or choose another folder"
+        ) from error
     finally:
         # side files that writers leave (.aux.xml, -journal) share the temporary name's beginning
         for leftover in final.parent.glob(f"{temporary.name}*"):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from swath.core.cli.app import ListsInARow, app
@@ -241,7 +242,7 @@ def predict(
     if failures:
         for line in failures if not as_json else ():
             Console(stderr=True, soft_wrap=True).print(
-                f"[bold red]error[/]: {line}", highlight=False
+                f"[bold red]error[/]: {escape(line)}", highlight=False
             )
         sys.exit(2)
 
@@ -255,14 +256,17 @@ def _check_paths(images: list[Path], out: Path | None) -> None:
 
 
 def _targets(images: list[Path], out: Path | None, ending: str) -> list[Path]:
-    """Where each result goes."""
-    if out is None:
-        return [image.with_name(f"{image.stem}{ending}") for image in images]
-    if len(images) == 1 and not out.is_dir():
+    """Where each result goes: to a name with a suffix, or else into that folder."""
+    whole = out is not None and not out.is_dir() and (out.suffix or not Path(ending).suffix)
+    if out is not None and whole and len(images) == 1:
         return [out]
-    targets = [out / f"{image.stem}{ending}" for image in images]
+    targets = [(out or image.parent) / f"{image.stem}{ending}" for image in images]
     if len(set(targets)) < len(targets):
-        raise ConfigError("two images have the same name; give them different folders with --out")
+        twice = next(target for target in targets if targets.count(target) > 1)
+        raise ConfigError(
+            f"{twice} would be the result of two images of the same name; run them one by one, "
+            "each with an --out of its own"
+        )
     return targets
 
 
@@ -361,9 +365,11 @@ def _one(
 def _show(report: dict[str, Any]) -> None:
     console = Console(soft_wrap=True, highlight=False)
     for note in report["notes"]:
-        Console(stderr=True, soft_wrap=True).print(f"[yellow]note[/]: {note}", highlight=False)
+        Console(stderr=True, soft_wrap=True).print(
+            f"[yellow]note[/]: {escape(note)}", highlight=False
+        )
     for path in report["written"]:
-        console.print(f"[green]written[/] {path}")
+        console.print(f"[green]written[/] {escape(path)}")
     crs = report["crs"] or "no CRS"
     valid = f"{report['valid_share']:.1%} valid, " if "valid_share" in report else ""
     console.print(
@@ -371,17 +377,19 @@ def _show(report: dict[str, Any]) -> None:
         f"{report['seconds']:.1f} s, {report['mpix_per_s']:.2f} MPix/s"
     )
     for name, value in report.get("answer", {}).items():
-        console.print(f"{name}: {_in_words(value)}")
+        console.print(escape(f"{name}: {_in_words(value)}"))
     kinds = {"shares": "share", "objects": "objects", "probabilities": "probability"}
     for kind in kinds.keys() & report:
         table = Table("class", kinds[kind], box=None)
         for name, value in sorted(report[kind].items(), key=lambda item: -item[1]):
             if value:
-                table.add_row(name, f"{value:.2%}" if isinstance(value, float) else str(value))
+                table.add_row(
+                    escape(name), f"{value:.2%}" if isinstance(value, float) else str(value)
+                )
         if table.row_count:
             console.print(table)
         else:
-            console.print(f"nothing found of {', '.join(report[kind])}")
+            console.print(escape(f"nothing found of {', '.join(report[kind])}"))
 
 
 def _in_words(value: Any) -> str:

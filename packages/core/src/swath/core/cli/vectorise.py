@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from swath.core.cli.app import app
 from swath.core.cli.values import Overwrite, class_names, refuse_existing
@@ -49,7 +50,7 @@ def vectorise(
         progress=True,
     )
     console = Console(soft_wrap=True, highlight=False)
-    console.print(f"[green]written[/] {out}: {count} polygons")
+    console.print(f"[green]written[/] {escape(str(out))}: {count} polygons")
 
 
 def _skipped(text: str) -> list[int | str]:

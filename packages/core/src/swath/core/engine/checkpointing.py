@@ -28,7 +28,7 @@ from swath.core.config import TrainConfig
 from swath.core.engine import distributed
 from swath.core.engine.distributed import World
 from swath.core.engine.ema import ExponentialMovingAverage
-from swath.core.errors import CheckpointError, ConfigError, SwathError, TrainingError
+from swath.core.errors import CheckpointError, ConfigError, TrainingError, WriteError
 from swath.core.files import atomic_path, remove_leftovers
 
 FORMAT = 2
@@ -383,10 +383,8 @@ def writing(folder: RunFolder) -> Iterator[None]:
     """
     try:
         yield
-    except SwathError:
-        raise
     # safetensors reports a full disk with an error of its own
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, WriteError) as error:
         steps = folder.steps()
         kept = f"step {steps[0]} is kept" if steps else "nothing is saved"
         raise TrainingError(

@@ -483,11 +483,11 @@ class RasterWriter:
                             )
 
     def _write_names(self) -> None:
-        """Class names where GIS programs look; a stale side file would describe another raster."""
-        beside = self.path.with_name(f"{self.path.name}.aux.xml")
-        beside.unlink(missing_ok=True)
+        """Class names where GIS programs look; stale side files would describe another raster."""
+        remove_side_files(self.path)
         if self._classes is None or self.info.count != 1:
             return
+        beside = self.path.with_name(f"{self.path.name}.aux.xml")
         names = "".join(f"<Category>{escape(name)}</Category>" for name in self._classes)
         with atomic_path(beside) as temporary:
             temporary.write_text(
@@ -495,6 +495,12 @@ class RasterWriter:
                 "</PAMRasterBand></PAMDataset>\n",
                 encoding="utf-8",
             )
+
+
+def remove_side_files(path: Path) -> None:
+    """Remove what lies beside a raster and is shown in its place: names, overviews and a mask."""
+    for end in (".aux.xml", ".ovr", ".msk"):
+        path.with_name(f"{path.name}{end}").unlink(missing_ok=True)
 
 
 def band_numbers(bands: Sequence[int]) -> tuple[int, ...]:

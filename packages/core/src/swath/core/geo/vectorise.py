@@ -6,6 +6,7 @@ known and are then joined; everything else is written at once. So memory grows w
 map and with what crosses a seam, not with its height.
 """
 
+import errno
 import json
 import math
 import warnings
@@ -18,16 +19,21 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from pyproj import Geod, Transformer
-from pyproj.exceptions import ProjError
 from rasterio import features
 from rasterio.transform import Affine
 from rasterio.windows import Window
-from shapely.geometry import MultiPolygon, Polygon, box
+from shapely.geometry import MultiPolygon, Polygon
 from shapely.geometry.polygon import orient
 
 from swath.core.errors import ConfigError, RasterError, shortened, suggest
 from swath.core.files import atomic_path
+from swath.core.geo.globe import (
+    cut_at_date_line,
+    pixel_areas,
+    polygon_area,
+    polygons_of,
+    to_degrees,
+)
 from swath.core.geo.raster import RasterInfo, open_raster
 from swath.core.geo.windows import row_blocks
 from swath.core.progress import track
@@ -39,7 +45,8 @@ FORMATS = (".gpkg", ".geojson")
 """Suffixes of the vector formats."""
 
 _STRIP_PIXELS = 8_000_000
-_STRAIGHT_PX = 256  # longer edges get points in between before they are bent into degrees
+# longer edges get points in between before they are bent into degrees
+_STRAIGHT_PX, _STRAIGHT_M, _STRAIGHT_DEGREES = 256, 100_000, 2
 
 
 def vectorise(
@@ -330,30 +337,6 @@ class _Features:
     area_px: list[float]
 
 
-def to_degrees(info: RasterInfo, *, needed: bool) -> Transformer | None:
-    """From a raster's CRS to longitude and latitude.
-
-    Args:
-        info: Of the raster.
-        needed: Warn if there is a CRS that doesn't lead there.
-
-    Returns:
-        None without a CRS, or with a local one or another planet's.
-    """
-    if info.crs is None:
-        return None
-    try:
-        return Transformer.from_crs(info.crs.to_wkt(), "EPSG:4326", always_xy=True)
-    except ProjError:
-        if needed:
-            warnings.warn(
-                f"{info.name}: nothing says where on earth its CRS lies: GeoJSON gets its own "
-                "coordinates instead of longitude and latitude; .gpkg keeps the CRS as well",
-                stacklevel=2,
-            )
-        return None
-
-
 class _Place:
     """Turns pixel coordinates into those of the output."""
 
@@ -362,9 +345,11 @@ class _Place:
         if info.crs is not None and not located:
             warnings.warn(str(info.note), stacklevel=3)
         self._transform = info.transform if located or not info.gcps else Affine.identity()
-        self._straight = min(_STRAIGHT_PX, max(info.width / 4, 1))
-        self._geod = Geod(ellps="WGS84")
         self._to_degrees = to_degrees(info, needed=degrees) if located else None
+        self._straight: float = _STRAIGHT_PX
+        if self._to_degrees is not None:
+            (area,) = pixel_areas(info, [info.height / 2], [info.width / 2]).ravel()
+            self._straight = min(_STRAIGHT_PX, max(_STRAIGHT_M / math.sqrt(area or 1), 1))
         self._degrees = degrees and self._to_degrees is not None
         self.crs: str | None = None
         if located and info.crs is not None:
@@ -383,13 +368,11 @@ class _Place:
             if region.area < min_area_px:
                 continue
             shape = region.simplify(simplify_px) if simplify_px else region
-            for pixels in _polygons(shape):
+            for pixels in polygons_of(shape):
                 placed = shapely.transform(pixels, self._to_crs)
                 globe = self._on_globe(pixels)
-                area = None
-                if globe is not None:
-                    area = abs(self._geod.geometry_area_perimeter(orient(globe))[0])
-                parts = _polygons(placed)
+                area = None if globe is None else polygon_area(globe)
+                parts = polygons_of(placed)
                 if self._degrees and globe is not None:
                     parts = [cut_at_date_line(globe)]
                 for part in parts:
@@ -412,7 +395,11 @@ class _Place:
         def bend(points: NDArray[np.float64]) -> NDArray[np.float64]:
             return np.stack(to_degrees.transform(*self._to_crs(points).T), axis=1)
 
-        return shapely.transform(shapely.segmentize(pixels, self._straight), bend)
+        globe = shapely.transform(shapely.segmentize(pixels, self._straight), bend)
+        steps = np.diff(np.unwrap(shapely.get_coordinates(globe.exterior)[:, 0], period=360))
+        if np.abs(steps).max() <= _STRAIGHT_DEGREES:
+            return globe
+        return shapely.transform(shapely.segmentize(pixels, 1), bend)  # near a pole
 
     def frame(self, found: _Features) -> "GeoDataFrame":
         """The features as a table."""
@@ -430,62 +417,6 @@ class _Place:
         )
 
 
-def _polygons(shape: Any) -> list[Polygon]:
-    """The valid polygons a geometry consists of."""
-    sound = shape if shapely.is_valid(shape) else shapely.make_valid(shape)
-    return [p for p in _parts(sound) if isinstance(p, Polygon) and p.area > 0]
-
-
-def _parts(shape: Any) -> list[Any]:
-    parts = shapely.get_parts(shape)
-    return [piece for part in parts for piece in shapely.get_parts(part)]
-
-
-def cut_at_date_line(globe: Polygon) -> Polygon | MultiPolygon:
-    """A polygon as GeoJSON has it: cut where it crosses the date line (RFC 7946, 3.1.9).
-
-    Args:
-        globe: In degrees, longitude first, as a transform gives it or beyond 180.
-
-    Returns:
-        Its parts between -180 and 180, rounded to 0.1 mm, their shells counterclockwise; ``globe``
-        itself if nothing of it is left.
-    """
-    west, _, east, _ = globe.bounds
-    pieces = [globe]
-    if not (west >= -180 and east <= 180 and east - west <= 180):
-        globe = _unrolled(globe)
-        west, _, east, _ = globe.bounds
-        turns = range(math.floor((west + 180) / 360), math.ceil((east + 180) / 360))
-        pieces = [_between_date_lines(globe, turn) for turn in turns]
-    parts = [orient(part) for piece in pieces for part in _polygons(_rounded(piece))]
-    if not parts:
-        return globe
-    return parts[0] if len(parts) == 1 else MultiPolygon(parts)
-
-
-def _unrolled(globe: Polygon) -> Polygon:
-    """The same without the leaps of 360 degrees that a transform leaves at the date line."""
-    rings: list[NDArray[np.float64]] = []
-    for ring in (globe.exterior, *globe.interiors):
-        points = shapely.get_coordinates(ring)
-        points[:, 0] = np.unwrap(points[:, 0], period=360)
-        if rings:  # a hole lies where its shell does
-            points[:, 0] += 360 * np.round((rings[0][:, 0].mean() - points[:, 0].mean()) / 360)
-        rings.append(points)
-    return Polygon(rings[0], rings[1:])
-
-
-def _between_date_lines(globe: Polygon, turn: int) -> Any:
-    """What of a polygon lies on the given turn around the globe, brought back to the first."""
-    part = shapely.intersection(globe, box(360 * turn - 180, -90, 360 * turn + 180, 90))
-    return shapely.transform(part, lambda points: points - [360.0 * turn, 0])
-
-
-def _rounded(shape: Any) -> Any:
-    return shapely.transform(shape, lambda points: np.round(points, 9))
-
-
 def write_polygons(table: "GeoDataFrame", path: Path, **options: Any) -> None:
     """Write a table of polygons by pyogrio; that there is no CRS isn't worth a warning here.
 
@@ -495,12 +426,20 @@ def write_polygons(table: "GeoDataFrame", path: Path, **options: Any) -> None:
         table: Polygons with attributes; may be empty.
         path: The file.
         **options: Further arguments of `pyogrio.write_dataframe`.
+
+    Raises:
+        OSError: If the disk doesn't take it, as other writers raise it.
     """
     import pyogrio
+    from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)
-        pyogrio.write_dataframe(table, path, **{"geometry_type": "Polygon", **options})
+        warnings.filterwarnings("ignore", "GPKG: ", RuntimeWarning)  # the error says it
+        try:
+            pyogrio.write_dataframe(table, path, **{"geometry_type": "Polygon", **options})
+        except (DataSourceError, DataLayerError, FeatureError) as error:
+            raise OSError(errno.EIO, str(error)) from error
 
 
 @contextmanager

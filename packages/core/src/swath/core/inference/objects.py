@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from swath.core.errors import ConfigError
 from swath.core.files import atomic_path
+from swath.core.geo.globe import cut_at_date_line, to_degrees
 from swath.core.geo.raster import RasterInfo
-from swath.core.geo.vectorise import cut_at_date_line, to_degrees, write_polygons
+from swath.core.geo.vectorise import write_polygons
 from swath.core.palette import default_palette
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from rasterio.windows import Window
 
 from swath.core.errors import ConfigError, MissingDependencyError
 from swath.core.files import atomic_path
-from swath.core.geo.raster import GeoImage, RasterInfo, RasterWriter, read_image
+from swath.core.geo.raster import GeoImage, RasterInfo, RasterWriter, read_image, remove_side_files
 from swath.core.geo.windows import row_blocks
 from swath.core.inference.tiler import Scene, label_dtype
 from swath.core.palette import default_palette
@@ -151,6 +151,7 @@ class SegmentationResult:
         if self.path is not None and self.path.exists():
             if path.exists() and path.samefile(self.path):
                 return
+            remove_side_files(path)
             for end in ("", ".aux.xml"):  # class names for GIS programs lie beside the file
                 beside = self.path.with_name(self.path.name + end)
                 if beside.exists():
@@ -167,8 +168,10 @@ class SegmentationResult:
             picture = Image.fromarray(np.ascontiguousarray(self.mask))
             if self.mask.dtype == np.uint8:
                 picture = picture.convert("P")
-                picture.putpalette([c for colour in self.palette for c in colour])
-            picture.save(temporary)
+                colours = np.zeros((256, 3), np.uint8)
+                colours[: len(self.palette)] = self.palette
+                picture.putpalette(colours.tobytes())
+            picture.save(temporary, transparency=self.nodata)
 
     def plot(self, alpha: float = 0.5, side: int = 1400) -> "Figure":
         """The map over its image, with a legend; a class in black, as backgrounds are, stays clear.

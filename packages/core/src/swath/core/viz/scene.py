@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import rasterio
-from pyproj import Geod
 from rasterio.enums import Resampling
 from rasterio.transform import xy
-from rasterio.warp import transform as transform_points
 from rasterio.windows import Window
 
 from swath.core.errors import ConfigError
+from swath.core.geo.globe import pixel_areas, to_degrees
 from swath.core.geo.raster import GeoImage, RasterInfo, open_raster
 from swath.core.palette import Colour
 from swath.core.viz.overlay import Rgb, display_rgb
 from swath.core.viz.page import Section, class_table, facts, layers, legend_list, number
 
 _STRIP_ROWS = 512
+_AREA_ROWS, _AREA_COLUMNS = 256, 16
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ClassAreas:
 
     Attributes:
         pixels: int64 ``(K,)``.
-        square_metres: float64 ``(K,)``, on the ellipsoid, or None without a georeference.
+        square_metres: float64 ``(K,)``, on the ellipsoid, or None without a place on earth.
         unknown: Pixels without a class (nodata).
     """
 
@@ -41,8 +41,8 @@ class ClassAreas:
 def class_areas(mask: str | Path, count: int) -> ClassAreas:
     """Measure a class map strip by strip, in memory that doesn't grow with it.
 
-    Areas are geodesic (WGS 84), strip by strip, so that they are right in degrees and in
-    projections that stretch areas, web Mercator for one.
+    Areas are geodesic (WGS 84), those of a pixel in each of 256 x 16 parts of the map, so that they
+    are right in degrees and in projections that stretch areas, web Mercator for one.
 
     Args:
         mask: Raster of class indices.
@@ -53,26 +53,34 @@ def class_areas(mask: str | Path, count: int) -> ClassAreas:
     unknown = 0
     with open_raster(mask) as raster:
         info = raster.info
-        placed = info.placed
+        placed = info.placed and to_degrees(info, needed=False) is not None
+        areas = _areas(info) if placed else np.zeros((1, 1))
+        lines, across = (
+            np.arange(side) * parts // side
+            for side, parts in zip((info.height, info.width), areas.shape, strict=True)
+        )
         for top in range(0, info.height, _STRIP_ROWS):
             rows = min(_STRIP_ROWS, info.height - top)
             values, valid = raster.read(Window(0, top, info.width, rows), bands=[1])
             known = valid & (values[0] >= 0) & (values[0] < count)
-            here = np.bincount(values[0][known].astype(np.int64), minlength=count)
-            pixels += here
+            classes = values[0][known].astype(np.int64)
+            pixels += np.bincount(classes, minlength=count)
             unknown += int((~known).sum())
-            if placed:
-                metres += here * _pixel_area(info, top, rows)
+            ground = areas[np.ix_(lines[top : top + rows], across)]
+            metres += np.bincount(classes, ground[known], minlength=count)
     return ClassAreas(pixels, metres if placed else None, unknown)
 
 
-def _pixel_area(info: RasterInfo, top: int, rows: int) -> float:
-    """Mean ground area, in square metres, of the pixels of a strip."""
-    lines, columns = [top, top, top + rows, top + rows], [0, info.width, info.width, 0]
-    x, y = xy(info.transform, lines, columns, offset="ul")
-    longitude, latitude = transform_points(info.crs, "EPSG:4326", x, y)
-    area, _ = Geod(ellps="WGS84").polygon_area_perimeter(longitude, latitude)
-    return abs(area) / (info.width * rows)
+def _areas(info: RasterInfo) -> npt.NDArray[np.float64]:
+    """Of a pixel in the middle of every part of the map, ``(256, 16)`` square metres or fewer."""
+    rows, columns = (
+        (np.arange(parts) + 0.5) * side / parts - 0.5
+        for side, parts in (
+            (info.height, min(_AREA_ROWS, info.height)),
+            (info.width, min(_AREA_COLUMNS, info.width)),
+        )
+    )
+    return pixel_areas(info, rows, columns)
 
 
 def read_small(
