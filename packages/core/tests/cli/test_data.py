@@ -90,6 +90,9 @@ def test_a_preview_is_written_where_asked(swath: Swath, root: Path) -> None:
     assert "2 of 3 samples" in out
     with Image.open(root / "sheet.png") as sheet:
         assert sheet.mode == "RGB"
+    code, _, err = swath("data", "preview", *own(root), "-o", root / "sheet.png")
+    assert code == 2
+    assert "sheet.png exists; choose another name or say --overwrite" in err
 
 
 def test_yolo_labels_are_checked_and_shown(swath: Swath, root: Path) -> None:

@@ -12,7 +12,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from swath.core.cli.app import app
-from swath.core.cli.values import class_names
+from swath.core.cli.values import Overwrite, class_names, refuse_existing
 from swath.core.errors import ConfigError, DataError
 from swath.core.plugins import plugins, resolve
 
@@ -169,6 +169,7 @@ def preview(
     split: _Split = None,
     protocol: _Protocol = None,
     count: Annotated[int, typer.Option(min=1, help="How many samples.")] = 12,
+    overwrite: Overwrite = False,
 ) -> None:
     """Render a contact sheet: samples spread over the set with their labels, and a legend.
 
@@ -180,6 +181,7 @@ def preview(
     from swath.core.data.catalogue import load_dataset
     from swath.core.data.preview import contact_sheet
 
+    refuse_existing(out, overwrite)
     own = {"--images": images, "--masks": labels, "--classes": classes}
     listed = {"--split": split} if kind == "coco" else {}
     _refuse_unused(root, own, kind, {**listed, "--protocol": protocol})
