@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import rasterio
@@ -255,3 +256,21 @@ def test_images_inside_other_files_are_read_alike(tmp_path: Path) -> None:
         decode_image(content["a.png"][:-30], "shard/a")
     with pytest.raises(DataError, match=r"shard/a: not an image"):
         decode_image(b"text", "shard/a")
+
+
+def test_the_sensors_numbers_are_kept_inside_other_files_too(tmp_path: Path) -> None:
+    five = np.arange(1, 151, dtype=np.uint16).reshape(5, 6, 5) * 57
+    five[:, 1, 2] = 0
+    assert cv2.imwrite(str(tmp_path / "rgb.png"), five[:3].transpose(1, 2, 0))
+    for path in (tiff(tmp_path / "five.tif", five, nodata=0), tmp_path / "rgb.png"):
+        content = path.read_bytes()
+        expected, expected_valid = read_array(path)
+        array, valid = decode_image(content, "shard/a")
+        assert array.dtype == np.uint16
+        assert int(array.max()) > 5000
+        np.testing.assert_array_equal(array, expected)
+        np.testing.assert_equal(valid, expected_valid)
+        with pytest.raises(DataError, match=r"^shard/a can't be read \((?!.*vsimem)"):
+            decode_image(content[:60], "shard/a")
+    _, valid = decode_image((tmp_path / "five.tif").read_bytes(), "shard/a")
+    assert np.argwhere(~valid).tolist() == [[1, 2]]

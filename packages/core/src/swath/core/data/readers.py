@@ -8,6 +8,7 @@ import os
 import struct
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
@@ -58,7 +59,7 @@ def decode_image(content: bytes, name: str) -> tuple[Array, Valid | None]:
     """As `read_array`, for an image inside another file.
 
     Args:
-        content: A file that Pillow can open.
+        content: A file that Pillow or rasterio can open.
         name: What messages call it.
 
     Returns:
@@ -67,6 +68,8 @@ def decode_image(content: bytes, name: str) -> tuple[Array, Valid | None]:
     Raises:
         DataError: As `read_array`.
     """
+    if _starts_for_rasterio(content):
+        return _narrowed(name, *_raster(name, expand_palette=True, content=content))
     return _narrowed(name, *_pillow(name, _image_bands, BytesIO(content)))
 
 
@@ -316,7 +319,11 @@ def _existing(path: str | Path) -> Path:
 def _needs_rasterio(path: Path) -> bool:
     with path.open("rb") as file:
         start = file.read(32)
-    if start.startswith(_TIFF_STARTS) or path.suffix.lower() in (".jp2", ".vrt"):
+    return path.suffix.lower() in (".jp2", ".vrt") or _starts_for_rasterio(start)
+
+
+def _starts_for_rasterio(start: bytes) -> bool:
+    if start.startswith(_TIFF_STARTS):
         return True
     # Pillow reduces colour PNG of 16 bits a channel to 8 without a word
     return start.startswith(_PNG_START) and len(start) > 24 and start[24] == 16
@@ -371,11 +378,19 @@ def _planes(image: Image.Image) -> Array:
     return planes
 
 
-def _raster(path: Path, *, expand_palette: bool) -> tuple[Array, Valid]:
+def _raster(
+    path: str | Path, *, expand_palette: bool, content: bytes | None = None
+) -> tuple[Array, Valid]:
     """All bands but alpha, ``(C, H, W)``, and validity from nodata, alpha, masks and NaN."""
-    from swath.core.geo.raster import open_raster
+    from swath.core.geo.raster import open_raster, open_raster_bytes
 
-    with open_raster(path, max_pixels=2 * (Image.MAX_IMAGE_PIXELS or 2**40)) as raster:
+    limit = 2 * (Image.MAX_IMAGE_PIXELS or 2**40)
+    opened: AbstractContextManager[Any] = (
+        open_raster(path, max_pixels=limit)
+        if content is None
+        else open_raster_bytes(content, str(path), max_pixels=limit)
+    )
+    with opened as raster:
         array, valid = raster.read()
         palette = raster.palette
     if len(array) == 1 and palette == _WHITE_FIRST:  # 1 bit, 0 means white: GDAL leaves it as it is

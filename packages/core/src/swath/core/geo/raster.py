@@ -28,7 +28,7 @@ from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
-from rasterio.io import DatasetReader
+from rasterio.io import DatasetReader, MemoryFile
 from rasterio.transform import Affine, xy
 from rasterio.windows import Window
 
@@ -301,6 +301,35 @@ def open_raster(path: str | Path, *, max_pixels: int | None = None) -> Raster:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "doesn't exist"
         raise RasterError(f"{path} {what}; give the path of a raster file")
+    return _open(path, max_pixels)
+
+
+@contextmanager
+def open_raster_bytes(
+    content: bytes, name: str, *, max_pixels: int | None = None
+) -> Iterator[Raster]:
+    """As `open_raster`, for a raster inside another file.
+
+    Args:
+        content: The raster's file.
+        name: What messages call it.
+        max_pixels: As for `open_raster`.
+
+    Yields:
+        The open raster, which lasts as long as the block.
+
+    Raises:
+        RasterError: As `open_raster`.
+    """
+    with MemoryFile(content) as file:
+        try:
+            with _open(Path(file.name), max_pixels) as raster:
+                yield raster
+        except RasterError as error:
+            raise RasterError(str(error).replace(file.name, name)) from error
+
+
+def _open(path: Path, max_pixels: int | None) -> Raster:
     with _refusing(str(path)), rasterio.Env(**_GDAL_OPTIONS):
         dataset = DatasetReader(str(path), driver=list(FORMATS))
         try:
