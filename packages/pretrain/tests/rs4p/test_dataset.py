@@ -1,6 +1,8 @@
 import io
+import json
 import pickle
 import re
+import shutil
 import tarfile
 from itertools import islice
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -202,6 +205,113 @@ def test_a_damaged_image_is_named(tmp_path: Path) -> None:
         ShardDataset(tmp_path / "a.tar")[0]
 
 
+def test_the_next_sample_takes_the_place_of_a_broken_one(tmp_path: Path) -> None:
+    wrong = np.full((16, 24), 9, np.uint8)
+    folder = foreign(tmp_path / "s", 2, 5, n3=wrong)
+    known = ShardDataset(folder)._index[6]
+    with (folder / "001.tar").open("r+b") as shard:
+        shard.seek(int(known["image_at"]) + 60)
+        shard.write(bytes(200))
+    read = {"labels": True, "protocol": Protocol(CLASSES)}
+    dataset = ShardDataset(folder, max_broken=0.2, **read)
+    loader = make_loader(
+        dataset, SegmentationTask(CLASSES), batch_size=1, shuffle=False, num_workers=2
+    )
+    with pytest.warns(UserWarning, match=r"n3\.mask\.png: label value 9.*takes its place"):
+        seen = [dataset[i].meta["id"] for i in (2, 3)]
+    assert seen == ["n2", "n4"]
+    ids = [meta["id"] for batch in islice(loader, 10) for meta in batch["meta"]]
+    assert ids == ["n0", "n1", "n2", "n4", "n4", "n5", "n7", "n7", "n8", "n9"]
+    (remark,) = dataset.remarks()
+    assert re.search(r"2 of 10 images can't be read \(.*000\.tar/n3\..*; .*001\.tar/n6: ", remark)
+    assert SemiSupervised([], dataset).remarks() == [remark]
+    few = ShardDataset(folder, max_broken=0.1, **read)
+    with pytest.warns(UserWarning, match="n3"):
+        few[3]
+    with pytest.raises(DataError, match=r"2 of 10 images.*more than max_broken=0\.1 allows"):
+        few[6]
+
+
+def with_nodata(folder: Path, names: str) -> Path:
+    """GeoTIFFs whose left edge, 20 pixels wide, is nodata."""
+    folder.mkdir(parents=True)
+    for name in names:
+        pixels = np.random.default_rng(ord(name)).integers(1, 256, (3, 64, 64), np.uint8)
+        pixels[:, :, :20] = 0
+        with rasterio.open(
+            folder / f"{name}.tif", "w", driver="GTiff", width=64, height=64, count=3,
+            dtype="uint8", nodata=0, crs="EPSG:32633", transform=rasterio.Affine(2, 0, 0, 0, -2, 0),
+        ) as sink:  # fmt: skip
+            sink.write(pixels)
+    return folder
+
+
+@pytest.fixture
+def two_archives(tmp_path: Path, model: Predictor) -> Path:
+    """``p1`` with two samples and ``p2`` with one, as two nodes prepare them."""
+    recipe = Recipe(tile=64, min_size=32, min_confident=0.0, image_format="png")
+    for part, names in (("p1", "ab"), ("p2", "c")):
+        scenes = with_nodata(tmp_path / "scenes" / part, names)
+        prepare([scenes], tmp_path / "all" / part, model, recipe, workers=0)
+    return tmp_path / "all"
+
+
+def test_nodata_is_known_wherever_our_shards_lie(two_archives: Path) -> None:
+    lonely = two_archives / "copy"
+    lonely.mkdir()
+    shutil.copy(two_archives / "p1/rs4p-000000.tar", lonely / "x.tar")
+    for root in (two_archives, two_archives / "p1/rs4p-000000.tar", lonely):
+        dataset = ShardDataset(root)
+        for i in range(len(dataset)):
+            valid = dataset[i].valid
+            assert valid is not None
+            np.testing.assert_array_equal(valid, [[column >= 20 for column in range(64)]] * 64)
+    (two_archives / "p2/index.npy").unlink()
+    assert int((~ShardDataset(two_archives / "p2")[0].valid).sum()) == 1280  # type: ignore[operator]
+
+
+def test_archives_are_joined(two_archives: Path) -> None:
+    apart = [ShardDataset(two_archives / name, labels=True) for name in ("p1", "p2")]
+    roots = [two_archives / "p1", two_archives / "p2"]
+    for root in (two_archives, roots):
+        dataset = ShardDataset(root, labels=True, window=1)
+        assert dataset.classes == apart[0].classes
+        assert list(dataset.ids) == [*apart[0].ids, *apart[1].ids]
+        for i, alone in enumerate([*apart[0], *apart[1]]):
+            assert dataset[i].meta == alone.meta
+            assert dataset[i].image.equal(alone.image)
+            assert dataset[i].targets["mask"].equal(alone.targets["mask"])
+        assert [dataset.neighbours(i) for i in (0, 2)] == [range(2), range(2, 3)]
+        orders = {tuple(dataset.epoch_order(0, epoch).tolist()) for epoch in range(20)}
+        assert orders == {(0, 1, 2), (1, 0, 2), (2, 0, 1), (2, 1, 0)}
+        again = pickle.loads(pickle.dumps(dataset))
+        assert again[2].image.equal(dataset[2].image)
+    assert not list(two_archives.rglob("*.tar.index.npy"))  # nothing was scanned
+
+
+def test_archives_of_other_classes_are_not_joined(two_archives: Path) -> None:
+    manifest = two_archives / "p2/manifest.json"
+    about = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(about | {"classes": ["dark", "roof", "red"]}))
+    where = "all/p1 and .*all/p2 have other classes"
+    with pytest.raises(DataError, match=f"{where}: number 1 is bright in one and roof in"):
+        ShardDataset(two_archives)
+    manifest.write_text(json.dumps(about | {"classes": ["dark", "bright"], "palette": None}))
+    with pytest.raises(DataError, match="number 2 is red in one and none in the other"):
+        ShardDataset(two_archives)
+    with pytest.raises(DataError, match="root names no archive"):
+        ShardDataset([])
+
+
+def test_beside_an_archive_others_shards_need_a_protocol(two_archives: Path) -> None:
+    foreign(two_archives / "theirs", 1, 2)
+    dataset = ShardDataset(two_archives)
+    assert list(dataset.ids)[3:] == ["n0", "n1"]
+    assert dataset[3].valid is None
+    with pytest.raises(DataError, match="all: say what the masks mean"):
+        ShardDataset(two_archives, labels=True)
+
+
 def test_labels_without_a_meaning_or_without_a_mask_are_refused(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.tar", [tar_members([("k.png", png(image_of(0)))])[0]])
     with pytest.raises(DataError, match="say what the masks mean"):
@@ -278,12 +388,62 @@ def test_missing_files_are_counted_and_the_first_named(released: Path) -> None:
         (released / f"unlabeled/RS4P-1M/images/{i}.png").unlink()
     with pytest.raises(DataError, match=r"2 of 10 images can't be read .*images/2\.png: no such"):
         UnlabelledFolder(released, released / "list.txt")
-    with pytest.warns(UserWarning, match="2 of 10.*left out"):
+    with pytest.warns(UserWarning, match="2 of 10.*others take their places"):
         dataset = UnlabelledFolder(released, released / "list.txt", max_broken=0.2)
-    assert len(dataset) == 8
     assert [Path(name).stem for name in dataset.missing] == ["2", "5"]
+    assert "2 of 10 images can't be read" in dataset.remarks()[0]
+    (released / "unlabeled/RS4P-1M/images/8.png").write_bytes(b"rubbish")
+    with pytest.raises(DataError, match=r"3 of 10.*2\.png: no such.*5\.png: no such.*8\.png"):
+        dataset[8]
     with pytest.raises(DataError, match="isn't a folder"):
         UnlabelledFolder(released / "absent", released / "list.txt")
+
+
+def test_missing_files_move_no_index(released: Path) -> None:
+    (released / "unlabeled/RS4P-1M/images/2.png").unlink()
+    with pytest.warns(UserWarning, match="1 of 10"):
+        dataset = UnlabelledFolder(released, released / "list.txt", max_broken=0.1)
+    seen = [Path(sample.meta["id"]).stem for sample in dataset]
+    assert seen == ["0", "1", "3", "3", "4", "5", "6", "7", "8", "9"]
+
+
+def test_of_a_folder_every_image_is_taken(released: Path) -> None:
+    folder = released / "unlabeled/RS4P-1M/images"
+    Image.fromarray(image_of(20)).save(folder / "1.jpg")
+    dataset = UnlabelledFolder(folder)
+    assert list(dataset.ids)[:4] == ["0.png", "1.jpg", "1.png", "2.png"]
+    (folder / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no images"):
+        UnlabelledFolder(folder / "empty")
+
+
+def test_names_in_a_list_may_have_spaces(released: Path) -> None:
+    folder = released / "unlabeled/RS4P-1M/images"
+    Image.fromarray(image_of(20)).save(folder / "my new scene.png")
+    (folder / "list.txt").write_text("# scenes\n\nmy new scene.png\n1.png masks/1.png\n")
+    dataset = UnlabelledFolder(folder, folder / "list.txt")
+    assert list(dataset.ids) == ["my new scene.png", "1.png"]
+    np.testing.assert_array_equal(dataset[0].image, image_of(20).transpose(2, 0, 1))
+    (folder / "list.txt").write_text("# nothing\n")
+    with pytest.raises(DataError, match=r"list\.txt: the list file names no sample"):
+        UnlabelledFolder(folder, folder / "list.txt")
+
+
+def test_grey_images_are_as_a_model_of_one_band_takes_them(released: Path, tmp_path: Path) -> None:
+    grey = image_of(3)[..., 0]
+    write_shard(tmp_path / "a.tar", [tar_members([("k.png", png(grey))])[0]])
+    for channels in (1, 3):
+        folder = UnlabelledFolder(released, released / "list.txt", channels=channels)
+        for sample in (folder[3], ShardDataset(tmp_path / "a.tar", channels=channels)[0]):
+            np.testing.assert_array_equal(sample.image, [grey] * channels)
+
+
+def test_a_broken_one_is_refused_every_time_it_is_asked_for(released: Path) -> None:
+    (released / "unlabeled/RS4P-1M/images/4.png").write_bytes(b"rubbish")
+    dataset = UnlabelledFolder(released, released / "list.txt")
+    for _ in range(2):
+        with pytest.raises(DataError, match="1 of 10"):
+            dataset[4]
 
 
 def test_the_next_image_takes_the_place_of_a_broken_one(released: Path) -> None:

@@ -4,6 +4,8 @@ import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, overload
 
@@ -13,10 +15,10 @@ from numpy.typing import NDArray
 from torchvision import tv_tensors
 
 from swath.core.data.readers import (
+    IMAGE_SUFFIXES,
     LabelReader,
     decode_image,
     decode_labels,
-    find_images,
     read_array,
     resolve_root,
 )
@@ -24,82 +26,111 @@ from swath.core.data.spec import Protocol, read_list
 from swath.core.errors import ConfigError, DataError
 from swath.core.sample import Sample
 from swath.pretrain.data import RS4P1M
+from swath.pretrain.rs4p.samples import IGNORED
 from swath.pretrain.rs4p.shards import (
     INDEX,
     Index,
+    join_indexes,
     load_index,
     read_at,
     scan_shards,
 )
+from swath.pretrain.rs4p.tolerant import Tolerant
 
-_NAMED = 5
+
+@dataclass(frozen=True)
+class _Archive:
+    """Shards that belong together: of a folder that we prepared, or others'.
+
+    ``protocol`` says what the masks mean, if the folder's manifest does.
+    """
+
+    root: Path
+    shards: list[Path]
+    protocol: Protocol | None = None
+
+    def index(self) -> Index:
+        if (self.root / INDEX).is_file():
+            return load_index(self.root, self.shards)
+        return scan_shards(self.shards)
 
 
-class ShardDataset:
+class ShardDataset(Tolerant):
     """Samples in shards, in any order: every one is read by itself, at the offset it has.
 
     Of a folder that `swath data prepare rs4p` has written the index is used (mapped into memory: a
     million samples cost no time to open, and all processes share them); other shards in
-    WebDataset's convention are scanned once. No file stays open, so that the data set can be
+    WebDataset's convention are scanned once. No shard stays open, so that the data set can be
     forked, pickled and read by threads.
 
+    Several archives are joined: their shards follow one another, and an epoch shuffles them all.
+
     Args:
-        root: A folder with ``.tar`` shards, or one shard.
+        root: A folder with ``.tar`` shards or with such folders below, or one shard; or several.
         labels: Read the stored pseudo-labels too: ``"mask"``, and ``"confidence"`` (uint8, 0 to 255
             for 0 to 1) where it is stored, as `tv_tensors.Mask`.
         min_confidence: With labels: pixels below it, 0 to 1, are ignored in the mask.
         protocol: How stored masks are read, for shards of others; ours bring class names along.
         window: Shards among whose samples an epoch shuffles at a time; see `epoch_order`.
-        manifest: Instead of the ``manifest.json`` of the folder.
+        manifest: Of a single folder, instead of its ``manifest.json``.
+        max_broken: Share of the samples that may be broken; see `Tolerant`.
+        channels: Bands that a grey image is repeated to; 1, as for a model of one band, leaves it.
 
     Attributes:
         shards: Their paths.
-        classes: Class names in index order, empty if nobody knows them.
+        classes: Class names in index order, empty unless all archives bring them along.
         palette: A colour per class.
         ignore_index: Index of pixels that don't count.
 
     Raises:
         ConfigError: If ``min_confidence`` is no probability, or ``window`` below 1.
-        DataError: If there is no shard, or one is truncated: which, and where.
+        DataError: If there is no shard, one is truncated (which, and where), or the classes of two
+            archives differ.
     """
 
     def __init__(
         self,
-        root: str | Path,
+        root: str | Path | Sequence[str | Path],
         *,
         labels: bool = False,
         min_confidence: float = 0.0,
         protocol: Protocol | None = None,
         window: int = 8,
         manifest: Mapping[str, Any] | None = None,
+        max_broken: float = 0.0,
+        channels: int = 3,
     ) -> None:
-        self._root = resolve_root(root)
         if not 0 <= min_confidence <= 1:
             raise ConfigError(f"min_confidence={min_confidence} must be a probability, 0 to 1")
         if window < 1:
             raise ConfigError(f"window={window} must be a number of shards, 1 or more")
         self._labels, self._min_confidence, self._window = labels, min_confidence, window
-        manifest = _manifest(self._root) if manifest is None else manifest
+        self._channels = channels
+        roots = [resolve_root(r) for r in ([root] if isinstance(root, str | Path) else root)]
+        where = ", ".join(map(str, roots))
         if manifest is not None:
-            self.shards = [self._root / name for name in manifest["shards"]]
-            protocol = protocol or Protocol(
-                tuple(manifest["classes"]), tuple(map(tuple, manifest["palette"] or ()))
-            )
+            self._archives = [_archive(roots[0], manifest)]
         else:
-            self.shards = _find_shards(self._root)
+            self._archives = [archive for one in roots for archive in _find_archives(one)]
+        if not self._archives:
+            raise DataError("root names no archive; give a folder with .tar shards, or several")
+        self.shards = [shard for archive in self._archives for shard in archive.shards]
+        protocol = protocol or _common_protocol(self._archives)
         if labels and protocol is None:
-            raise DataError(f"{self._root}: say what the masks mean, by a protocol")
+            raise DataError(f"{where}: say what the masks mean, by a protocol")
         self._reader = LabelReader(protocol) if protocol else None
         self.classes = protocol.classes if protocol else ()
         self.palette = protocol.palette if protocol else ()
-        self.ignore_index = protocol.ignore_index if protocol else 255
+        self.ignore_index = protocol.ignore_index if protocol else IGNORED
         self._index = self._open()
         self._starts = np.searchsorted(self._index["shard"], np.arange(len(self.shards) + 1))
+        super().__init__(where, len(self._index), max_broken)
 
     def _open(self) -> Index:
-        if (self._root / INDEX).is_file():
-            return load_index(self._root, self.shards)
-        return scan_shards(self.shards)
+        return join_indexes(
+            [archive.index() for archive in self._archives],
+            [len(archive.shards) for archive in self._archives],
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_index": None}  # mapped anew there, instead of copied
@@ -108,25 +139,13 @@ class ShardDataset:
         self.__dict__.update(state)
         self._index = self._open()
 
-    def __len__(self) -> int:
-        return len(self._index)
-
     @property
     def ids(self) -> Sequence[str]:
         """The samples' keys."""
         return _Texts(self._index["key"])
 
-    def __getitem__(self, index: int) -> Sample:
-        """Read one sample.
-
-        Returns:
-            The image, ``(3, H, W)`` for grey ones too, and with ``labels`` its targets; ``valid``
-            where the shards say that some pixels hold no data.
-
-        Raises:
-            DataError: If it can't be decoded, or a label is out of range: the shard and the key.
-        """
-        row = self._index[index]
+    def _read(self, place: int) -> Sample:
+        row = self._index[place]
         shard = self.shards[int(row["shard"])]
         key = row["key"].decode()
         where = f"{shard}/{key}"
@@ -138,10 +157,10 @@ class ShardDataset:
                 f"{where}: the mask has {stored.shape[1]} x {stored.shape[0]} pixels, the image "
                 f"{image.shape[2]} x {image.shape[1]}; make the shard again"
             )
-        if not row["whole"] and stored is not None:
-            valid = stored != self.ignore_index
+        if not row["whole"] and stored is not None and (stored == IGNORED).any():
+            valid = stored != IGNORED
         targets = self._targets(row, stored, where) if self._labels else {}
-        return _sample(image, valid, {"id": key, "path": where}, targets)
+        return _sample(image, valid, {"id": key, "path": where}, targets, self._channels)
 
     def about(self, index: int) -> dict[str, Any]:
         """What is known of where a sample came from: the content of its JSON member."""
@@ -194,11 +213,11 @@ class ShardDataset:
         }
 
 
-class UnlabelledFolder:
+class UnlabelledFolder(Tolerant):
     """Images without labels: a folder, or what a list of it names.
 
     Lists are those of S4P: an image a line, relative to the root; a second column, the mask of the
-    released RS4P-1M, is read with ``labels``.
+    released RS4P-1M, is read with ``labels``. Without, a name may have spaces.
 
     Args:
         root: The folder.
@@ -207,10 +226,12 @@ class UnlabelledFolder:
         protocol: How these are read; default: that of the released ones, see `RS4P1M`.
         max_broken: Share of the images that may be absent or unreadable, or their masks. They are
             named in warnings and the next one takes their place; beyond the share, and with 0 at
-            the first, it is an error. What the workers of a loader find is counted together.
+            the first, it is an error. See `Tolerant` for what is counted together.
+        channels: Bands that a grey image is repeated to; 1, as for a model of one band, leaves it.
 
     Attributes:
-        missing: Listed images, or their masks, that aren't there.
+        missing: Listed images, or their masks, that aren't there. They keep their indices, so that
+            a run that resumes goes on with the same images whatever has come or gone.
 
     Raises:
         DataError: If the folder, the list, its masks, or more than that share of the images is
@@ -225,62 +246,39 @@ class UnlabelledFolder:
         labels: bool = False,
         protocol: Protocol | None = None,
         max_broken: float = 0.0,
+        channels: int = 3,
     ) -> None:
-        self._root, self._max_broken = resolve_root(root), max_broken
+        self._root, self._channels = resolve_root(root), channels
         self._reader = LabelReader(protocol or RS4P1M.protocol("s4p"))
+        if not self._root.is_dir():
+            raise DataError(f"{self._root} isn't a folder; give the one that holds the images")
         rows: Sequence[tuple[str, ...]]
+        absent: dict[int, str] = {}
         if list_file is None:
-            found = find_images(self._root).values()
-            rows = [(path.relative_to(self._root).as_posix(),) for path in found]
-            missing: list[str] = []
+            rows = _find_images(self._root)
         else:
-            listed = [columns[: 1 + labels] for columns in read_list(resolve_root(list_file))]
-            rows, missing = _split_by_presence(self._root, listed)
+            listing, files = resolve_root(list_file), _Files(self._root)
+            rows = read_list(listing) if labels else _read_names(listing, self._root, files)
+            absent = _absent(files, rows)
         if labels and any(len(row) < 2 for row in rows):
             raise DataError(
                 f"{list_file or root}: not every image has a mask; labels=True needs a list with "
                 "the mask in a second column"
             )
-        self.missing = missing
         # blocks of memory, which forked workers share; a list of texts is copied by counting
         self._names = np.array([row[0].encode() for row in rows])
         self._masks = np.array([row[1].encode() for row in rows]) if labels else None
-        # one flag an image, and not none, which can't be shared; set by any worker of a loader
-        self._broken = torch.zeros(max(len(rows), 1), dtype=torch.bool).share_memory_()
-        if missing:
+        super().__init__(str(self._root), len(rows), max_broken)
+        self._absent, self.missing = absent, list(absent.values())
+        if absent:
+            self._broken[list(absent)] = True
             self._judge()
-            warnings.warn(f"{list_file}: {self._told()}; they are left out", stacklevel=2)
-
-    def __len__(self) -> int:
-        return len(self._names)
+            warnings.warn(f"{list_file}: {self._told()}; others take their places", stacklevel=2)
 
     @property
     def ids(self) -> Sequence[str]:
         """Paths relative to the root."""
         return _Texts(self._names)
-
-    def __getitem__(self, index: int) -> Sample:
-        """Read one image; of a broken one, the next that isn't.
-
-        Raises:
-            DataError: If more than ``max_broken`` of the images are broken.
-        """
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        for step in range(len(self)):
-            place = (index + step) % len(self)
-            try:
-                return self._read(place)
-            except DataError as error:
-                if not self._broken[place]:
-                    self._broken[place] = True
-                    self._judge()
-                    warnings.warn(f"{error}; the next image takes its place", stacklevel=2)
-        raise DataError(f"{self._root}: none of the images can be read: {self._told()}")
-
-    def remarks(self) -> list[str]:
-        """What there is to say when training is over: which images couldn't be read."""
-        return [f"{self._told()}; others took their places"] if self._number_broken() else []
 
     def _read(self, place: int) -> Sample:
         name = self._names[place].decode()
@@ -294,35 +292,13 @@ class UnlabelledFolder:
                     f"the image {image.shape[2]} x {image.shape[1]}"
                 )
             targets["mask"] = tv_tensors.Mask(torch.from_numpy(mask))
-        return _sample(image, valid, {"id": name, "path": str(self._root / name)}, targets)
-
-    def _number_broken(self) -> int:
-        return len(self.missing) + int(self._broken.sum())
-
-    def _judge(self) -> None:
-        if self._number_broken() > self._max_broken * (len(self) + len(self.missing)):
-            raise DataError(
-                f"{self._told()}, more than max_broken={self._max_broken:g} allows; mend or "
-                "remove them, or raise max_broken to leave them out"
-            )
-
-    def _told(self) -> str:
-        first = [f"{name}: no such file" for name in self.missing[:_NAMED]]
-        first += [self._why(place) for place in self._broken.nonzero()[:_NAMED, 0].tolist()]
-        more = self._number_broken() - _NAMED
-        rest = f"; and {more} more" if more > 0 else ""
-        return (
-            f"{self._root}: {self._number_broken()} of {len(self) + len(self.missing)} images "
-            f"can't be read ({'; '.join(first[:_NAMED])}{rest})"
-        )
+        meta = {"id": name, "path": str(self._root / name)}
+        return _sample(image, valid, meta, targets, self._channels)
 
     def _why(self, place: int) -> str:
-        """Found out anew: another process may have found it first."""
-        try:
-            self._read(place)
-        except DataError as error:
-            return str(error)
-        return f"{self._names[place].decode()}: mended since"
+        if place in self._absent:  # looking for a name like it takes long among a million
+            return f"{self._absent[place]}: no such file"
+        return super()._why(place)
 
 
 class _Texts(Sequence[str]):
@@ -345,16 +321,59 @@ class _Texts(Sequence[str]):
 
 
 def _sample(
-    image: NDArray[Any], valid: NDArray[np.bool_] | None, meta: dict[str, Any], targets: Any
+    image: NDArray[Any],
+    valid: NDArray[np.bool_] | None,
+    meta: dict[str, Any],
+    targets: Any,
+    channels: int,
 ) -> Sample:
     if len(image) == 1:
-        image = np.repeat(image, 3, axis=0)
+        image = np.repeat(image, channels, axis=0)
     return Sample(
         tv_tensors.Image(torch.from_numpy(image)),
         targets,
         None if valid is None else tv_tensors.Mask(torch.from_numpy(valid)),
         meta,
     )
+
+
+def _find_archives(root: Path) -> list[_Archive]:
+    """One shard; a folder of ours; or all of these below a folder, and others' shards there."""
+    if root.is_file():
+        return [_Archive(root, [root])]
+    if _is_ours(root):
+        return [_archive(root, _manifest(root))]
+    shards = _find_shards(root)
+    ours = {folder: _is_ours(folder) for folder in dict.fromkeys(s.parent for s in shards)}
+    found = [_archive(folder, _manifest(folder)) for folder in ours if ours[folder]]
+    others = [shard for shard in shards if not ours[shard.parent]]
+    return [*found, _Archive(root, others)] if others else found
+
+
+def _is_ours(folder: Path) -> bool:
+    return (folder / INDEX).is_file() or _manifest(folder) is not None
+
+
+def _archive(folder: Path, manifest: Mapping[str, Any] | None) -> _Archive:
+    if manifest is None:
+        return _Archive(folder, _find_shards(folder))
+    protocol = Protocol(tuple(manifest["classes"]), tuple(map(tuple, manifest["palette"] or ())))
+    return _Archive(folder, [folder / name for name in manifest["shards"]], protocol)
+
+
+def _common_protocol(archives: Sequence[_Archive]) -> Protocol | None:
+    """What all the archives' masks mean; None if one of them doesn't say."""
+    known = [(archive.root, archive.protocol) for archive in archives if archive.protocol]
+    for root, protocol in known[1:]:
+        pairs = zip_longest(known[0][1].classes, protocol.classes)
+        for number, (first, other) in enumerate(pairs):
+            if first != other:
+                raise DataError(
+                    f"{known[0][0]} and {root} have other classes: number {number} is "
+                    f"{first or 'none'} in one and {other or 'none'} in the other; prepare both "
+                    "with the same model and --classes"
+                )
+    return known[0][1] if len(known) == len(archives) else None
 
 
 def _manifest(root: Path) -> dict[str, Any] | None:
@@ -369,36 +388,57 @@ def _manifest(root: Path) -> dict[str, Any] | None:
 
 
 def _find_shards(root: Path) -> list[Path]:
-    shards = [root] if root.is_file() else sorted(root.rglob("*.tar"))
+    shards = sorted(root.rglob("*.tar"))
     if not shards:
         raise DataError(f"{root}: neither a .tar shard nor a folder that holds any")
     return shards
 
 
-def _split_by_presence(
-    root: Path, rows: Sequence[tuple[str, ...]]
-) -> tuple[list[tuple[str, ...]], list[str]]:
-    """Rows whose files are there, and the first names of the others.
+def _find_images(root: Path) -> list[tuple[str]]:
+    """The images below a folder; unlike those that labels belong to, two may share a stem."""
+    found = [
+        (path.relative_to(root).as_posix(),)
+        for path in sorted(root.rglob("*"))
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    ]
+    if not found:
+        raise DataError(f"{root} holds no images ({', '.join(IMAGE_SUFFIXES)})")
+    return found
 
-    Folders are listed once, instead of asking for every file.
-    """
-    if not root.is_dir():
-        raise DataError(f"{root} isn't a folder; the images of the list are expected there")
-    folders: dict[str, set[str]] = {}
 
-    def is_there(name: str) -> bool:
+class _Files:
+    """Which files are below a folder; folders are listed once, instead of asking for each file."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._folders: dict[str, set[str]] = {}
+
+    def __contains__(self, name: str) -> bool:
         folder, _, file = name.rpartition("/")
-        if folder not in folders:
-            place = root / folder
-            folders[folder] = set(os.listdir(place)) if place.is_dir() else set()
-        return file in folders[folder]
+        if folder not in self._folders:
+            place = self._root / folder
+            self._folders[folder] = set(os.listdir(place)) if place.is_dir() else set()
+        return file in self._folders[folder]
 
-    there: list[tuple[str, ...]] = []
-    missing: list[str] = []
-    for row in rows:
-        absent = [name for name in row if not is_there(name)]
-        if absent:
-            missing.append(absent[0])
-        else:
-            there.append(row)
-    return there, missing
+
+def _read_names(path: Path, root: Path, files: _Files) -> list[tuple[str]]:
+    """The first column of a list; a whole line where that is the name of a file, with spaces."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: can't be read as a list file: {error}") from error
+    names = []
+    for line in map(str.strip, lines):
+        if line and not line.startswith("#"):
+            name = line.split()[0]
+            whole = name != line and name not in files and (root / line).is_file()
+            names.append((line if whole else name,))
+    if not names:
+        raise DataError(f"{path}: the list file names no sample")
+    return names
+
+
+def _absent(files: _Files, rows: Sequence[tuple[str, ...]]) -> dict[int, str]:
+    """The places of rows that aren't all there, and the first name that isn't."""
+    found = ((i, next((n for n in row if n not in files), None)) for i, row in enumerate(rows))
+    return {i: name for i, name in found if name is not None}

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from swath.core.errors import DataError
+from swath.core.errors import ConfigError, DataError
 from swath.core.files import atomic_path
 
 PARTS = ("image", "mask", "confidence", "json")
@@ -136,13 +136,30 @@ def scan_shards(shards: Sequence[Path], *, cached: bool = True) -> Index:
         DataError: If a shard is truncated, compressed or no tar, or holds no image.
     """
     found = [_scan_cached(path) if cached else scan_shard(path) for path in shards]
-    for number, index in enumerate(found):
-        index["shard"] = number
-    return np.concatenate(found, dtype=index_dtype(max(i.dtype["key"].itemsize for i in found)))
+    return join_indexes(found, [1] * len(found))
+
+
+def join_indexes(indexes: Sequence[Index], shards: Sequence[int]) -> Index:
+    """Several indexes as one, whose shards follow one another.
+
+    Args:
+        indexes: At least one; a single one is returned as it is.
+        shards: How many each of them has.
+    """
+    if len(indexes) == 1:
+        return indexes[0]
+    longest = max(index.dtype["key"].itemsize for index in indexes)
+    joined: Index = np.concatenate(indexes, dtype=index_dtype(longest))
+    before = np.cumsum([0, *shards[:-1]]).astype(np.uint32)
+    joined["shard"] += np.repeat(before, [len(index) for index in indexes])
+    return joined
 
 
 def scan_shard(path: Path) -> Index:
-    """The index of one shard, from its headers alone; see `scan_shards`."""
+    """The index of one shard, from its headers alone; see `scan_shards`.
+
+    A stored confidence tells that the shard is of ours: its masks say where there is no data.
+    """
     samples: dict[str, dict[str, tuple[int, int]]] = {}
     for member in members(path):
         folder, _, name = member.name.rpartition("/")
@@ -157,7 +174,7 @@ def scan_shard(path: Path) -> Index:
     keys = [key.encode() for key in with_image]
     index = np.zeros(len(keys), index_dtype(max(map(len, keys))))
     index["key"] = keys
-    index["whole"] = True
+    index["whole"] = ["confidence" not in spans for spans in with_image.values()]
     for row, spans in enumerate(with_image.values()):
         for part, (offset, size) in spans.items():
             index[row][f"{part}_at"], index[row][f"{part}_size"] = offset, size
@@ -197,19 +214,30 @@ def members(path: Path) -> Iterator[tarfile.TarInfo]:
 
 
 def _scan_cached(path: Path) -> Index:
-    cache = path.with_name(f"{path.name}.{INDEX}")
-    if cache.is_file() and path.is_file() and cache.stat().st_mtime >= path.stat().st_mtime:
-        with suppress(OSError, ValueError, EOFError, IndexError):  # damaged: scanned again
-            known: Index = np.load(cache)
-            _check_length(path, int(_end_of_last_sample(known, 1)[0]))
+    cache, stamp = path.with_name(f"{path.name}.{INDEX}"), _stamp(path)
+    with suppress(OSError, ValueError, EOFError), cache.open("rb") as source:  # else scanned again
+        known: Index = np.load(source)
+        if np.load(source).tolist() == stamp:
             return known
     index = scan_shard(path)
-    try:
-        with atomic_path(cache) as temporary:
-            np.save(temporary, index)
-    except OSError:  # a folder that is read-only: scanned again next time
-        pass
+    # a folder that is read-only is scanned again next time
+    with (
+        suppress(OSError, ConfigError),
+        atomic_path(cache) as temporary,
+        temporary.open("wb") as sink,
+    ):
+        np.save(sink, index)
+        np.save(sink, stamp)
     return index
+
+
+def _stamp(path: Path) -> list[int]:
+    """Size and time of a file. Copies keep times, so that a later one may be of another file."""
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: can't be read: {error}; copy it again") from error
+    return [stat.st_size, stat.st_mtime_ns]
 
 
 def _end_of_last_sample(index: Index, count: int) -> NDArray[np.uint64]:
