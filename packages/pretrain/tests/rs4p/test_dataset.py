@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import rasterio
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from swath.core.data.loader import EpochSampler, make_loader
 from swath.core.data.preview import contact_sheet
+from swath.core.data.radiometry import Radiometry
+from swath.core.data.segmentation import FolderSegmentation
 from swath.core.data.spec import Protocol
 from swath.core.errors import ConfigError, DataError
 from swath.core.inference.predictor import Predictor
@@ -26,6 +28,8 @@ from swath.pretrain.rs4p.pipeline import prepare
 from swath.pretrain.rs4p.recipe import Recipe
 from swath.pretrain.rs4p.shards import tar_members, write_shard
 from swath.pretrain.semi_supervised import SemiSupervised
+from swath.pretrain.task import S4PTask
+from swath.pretrain.views import S4PViews
 
 CLASSES = ("ground", "roof")
 
@@ -495,3 +499,22 @@ def test_images_are_tensors_of_bytes(prepared: Path) -> None:
     image = ShardDataset(prepared)[0].image
     assert isinstance(image, Tensor)
     assert str(image.dtype) == "torch.uint8"
+
+
+def test_a_model_of_one_band_learns_from_grey_images(released: Path) -> None:
+    folder = released / "unlabeled/RS4P-1M/images"
+    masks = released / "masks"
+    masks.mkdir()
+    for i in range(10):
+        Image.fromarray(image_of(i)[..., 0]).save(folder / f"{i}.png")
+        Image.fromarray(image_of(i)[..., 0] // 128).save(masks / f"{i}.png")
+    labelled = FolderSegmentation(folder, masks, classes=CLASSES)
+    pairs = SemiSupervised(labelled, UnlabelledFolder(folder, channels=1), cutmix=1.0)
+    task = S4PTask(CLASSES, threshold=0.0, radiometry=Radiometry.fit(labelled))
+    batch = task.collate([pairs[i].map(S4PViews(16)) for i in range(2)])
+    losses = task.losses(nn.Conv2d(1, 2, 1), batch)
+    assert {name: bool(loss.isfinite()) for name, loss in losses.items()} == {
+        "ce": True,
+        "unlabelled": True,
+        "confident": True,
+    }
