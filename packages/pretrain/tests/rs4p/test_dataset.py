@@ -300,6 +300,8 @@ def test_archives_of_other_classes_are_not_joined(two_archives: Path) -> None:
     where = "all/p1 and .*all/p2 have other classes"
     with pytest.raises(DataError, match=f"{where}: number 1 is bright in one and roof in"):
         ShardDataset(two_archives)
+    with pytest.raises(DataError, match=where):
+        ShardDataset(two_archives, labels=True, protocol=Protocol(("a", "b", "c")))
     manifest.write_text(json.dumps(about | {"classes": ["dark", "bright"], "palette": None}))
     with pytest.raises(DataError, match="number 2 is red in one and none in the other"):
         ShardDataset(two_archives)

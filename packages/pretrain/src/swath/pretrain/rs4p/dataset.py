@@ -73,7 +73,7 @@ class ShardDataset(Tolerant):
         protocol: How stored masks are read, for shards of others; ours bring class names along.
         window: Shards among whose samples an epoch shuffles at a time; see `epoch_order`.
         manifest: Of a single folder, instead of its ``manifest.json``.
-        max_broken: Share of the samples that may be broken; see `Tolerant`.
+        max_broken: Share of the samples that may be broken, as for `UnlabelledFolder`.
         channels: Bands that a grey image is repeated to; 1, as for a model of one band, leaves it.
 
     Attributes:
@@ -115,7 +115,8 @@ class ShardDataset(Tolerant):
         if not self._archives:
             raise DataError("root names no archive; give a folder with .tar shards, or several")
         self.shards = [shard for archive in self._archives for shard in archive.shards]
-        protocol = protocol or _common_protocol(self._archives)
+        common = _common_protocol(self._archives)
+        protocol = protocol or common
         if labels and protocol is None:
             raise DataError(f"{where}: say what the masks mean, by a protocol")
         self._reader = LabelReader(protocol) if protocol else None
@@ -226,12 +227,14 @@ class UnlabelledFolder(Tolerant):
         protocol: How these are read; default: that of the released ones, see `RS4P1M`.
         max_broken: Share of the images that may be absent or unreadable, or their masks. They are
             named in warnings and the next one takes their place; beyond the share, and with 0 at
-            the first, it is an error. See `Tolerant` for what is counted together.
+            the first, it is an error. What the workers of a loader find is counted together; each
+            process of a distributed run counts its own, so that N of them may meet N times the
+            share, and a run that resumes begins to count anew.
         channels: Bands that a grey image is repeated to; 1, as for a model of one band, leaves it.
 
     Attributes:
         missing: Listed images, or their masks, that aren't there. They keep their indices, so that
-            a run that resumes goes on with the same images whatever has come or gone.
+            a run that resumes finds every other image where it was.
 
     Raises:
         DataError: If the folder, the list, its masks, or more than that share of the images is
