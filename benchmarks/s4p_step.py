@@ -92,6 +92,7 @@ class OfficialOrderViews:
             weak_mix=_tensor(other),
             box=box,
             targets={},
+            origin="",
         )
         return _tensor(picture), {"mask": _tensor(mask)[0], "unlabelled": views}, None
 

@@ -212,11 +212,15 @@ class Stored:
         return Sample(scene.image, targets, meta={"path": f"{index}.png"})
 
 
-def stored_batch(task: S4PTask, pool: Stored) -> Batch:
+def stored_samples(pool: Stored) -> list[Sample]:
     labelled = SceneDataset(32, 3, seed=4, class_set="landcover")
     pairs = SemiSupervised(labelled, pool, cutmix=1.0, stored_labels=True)
     views = Augmented(pairs, S4PViews(32, scale=(0.6, 1.4)), seed=0)
-    return task.collate([views[0, i] for i in range(4)])
+    return [views[0, i] for i in range(4)]
+
+
+def stored_batch(task: S4PTask, pool: Stored) -> Batch:
+    return task.collate(stored_samples(pool))
 
 
 def test_stored_labels_cost_no_labelling_pass_and_move_with_the_pixels() -> None:
@@ -243,6 +247,53 @@ def test_stored_masks_without_confidence_are_believed() -> None:
 def test_missing_stored_labels_are_named() -> None:
     with pytest.raises(DataError, match="brings no mask"):
         stored_batch(S4PTask(CLASSES, labels="stored"), Stored("confidence"))
+
+
+class Deep:
+    """Unlabelled images of another format than the labelled ones."""
+
+    def __init__(self, bands: int, dtype: torch.dtype) -> None:
+        self.image = torch.zeros(bands, 32, 32, dtype=dtype)
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Sample:
+        return Sample(self.image, meta={"path": f"{index}.tif"})
+
+
+@pytest.mark.parametrize("labels", ["online", "stored"])
+@pytest.mark.parametrize("cutmix", [0.0, 1.0])
+@pytest.mark.parametrize(
+    ("bands", "dtype", "message"),
+    [
+        (3, torch.uint16, r"^0.tif.*: stored as uint16, but the model takes uint8"),
+        (5, torch.uint8, r"^0.tif.*: 5 band\(s\), but the model takes 3"),
+    ],
+)
+def test_unlabelled_images_that_the_model_was_not_made_for_are_named(
+    bands: int, dtype: torch.dtype, message: str, cutmix: float, labels: Any
+) -> None:
+    labelled = SceneDataset(32, 3, seed=4, class_set="landcover")
+    pairs = SemiSupervised(labelled, Deep(bands, dtype), cutmix=cutmix)
+    views = Augmented(pairs, S4PViews(32), seed=0)
+    with pytest.raises(DataError, match=message):
+        S4PTask(CLASSES, labels=labels).collate([views[0, i] for i in range(2)])
+
+
+def test_stored_masks_out_of_range_are_named_and_ignored_pixels_are_not_learnt() -> None:
+    task, found = S4PTask(CLASSES, labels="stored"), stored_samples(Stored("mask"))
+    views: UnlabelledViews = found[1].targets["unlabelled"]
+    y, x = (~views.ignore).nonzero()[0].tolist()
+    views.targets["mask"][y, x] = 255
+    batch = task.collate(found)
+    unknown = (batch["confidence"] == 0) & ~batch["ignore"]
+    assert unknown.nonzero().tolist() == [[1, y, x]]
+    views.targets["mask"][y, x] = 77
+    with pytest.raises(
+        DataError, match=r"^1.png with a box of \d.png: the mask holds class 77, bu"
+    ):
+        task.collate(found)
 
 
 def test_masks_out_of_range_are_named() -> None:

@@ -11,6 +11,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from swath.core.data.loader import Augmented, seeded
+from swath.core.data.transforms import GaussianBlur
+from swath.core.errors import DataError
 from swath.core.sample import Sample
 from swath.pretrain.semi_supervised import SemiSupervised
 from swath.pretrain.views import (
@@ -261,6 +263,39 @@ def test_padding_and_nodata_are_black_and_ignored() -> None:
             assert views.ignore.any()
             assert views.weak_mix is None
             assert not views.box.any()
+
+
+@pytest.mark.parametrize("bands", [1, 3, 5])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int16, torch.float32])
+def test_every_dtype_of_a_sample_is_changed_and_keeps_its_nodata(
+    dtype: torch.dtype, bands: int
+) -> None:
+    valid = torch.ones(40, 56, dtype=torch.bool)
+    valid[:, :20] = False
+    one, other = (
+        Sample(image(40, 56, seed, bands).to(dtype), valid=tv_tensors.Mask(valid))
+        for seed in (0, 1)
+    )
+    views = S4PViews(48)
+    views.strong = v2.Compose(
+        [ColorJitter(p=1.0), RandomGrayscale(p=1.0), GaussianBlur((1.0, 1.0), p=1.0)]
+    )
+    with seeded(4):
+        _, out, _ = views(one.image, {"unlabelled": one, "mix": other}, one.valid)
+    found: UnlabelledViews = out["unlabelled"]
+    assert found.weak_mix is not None
+    assert {x.dtype for x in (found.weak, found.strong, found.weak_mix)} == {dtype}
+    assert found.strong.shape == (bands, 48, 48)
+    assert not found.strong.float()[:, ~found.ignore].eq(found.weak.float()[:, ~found.ignore]).all()
+    assert found.weak.float()[:, found.ignore & ~found.box].mean() < 10, "black but for its edge"
+
+
+def test_a_partner_of_other_bands_or_dtype_is_named() -> None:
+    one = Sample(image(40, 56), meta={"path": "a.tif"})
+    other = Sample(image(40, 56, bands=5).to(torch.uint16), meta={"path": "b.tif"})
+    message = r"^b.tif: 5 band\(s\) of uint16, but a.tif, .* has 3 of uint8; make the unlabelled"
+    with pytest.raises(DataError, match=message):
+        S4PViews(32)(one.image, {"unlabelled": one, "mix": other}, None)
 
 
 def test_views_depend_on_seed_epoch_and_index_alone() -> None:

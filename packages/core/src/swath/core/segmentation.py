@@ -119,7 +119,7 @@ class SegmentationTask(Task):
         given, size = sample.targets["mask"], tuple(sample.image.shape[-2:])
         if not isinstance(given, Tensor) or given.is_floating_point() or given.shape != size:
             raise DataError(
-                f"{_where(sample)}: the mask must be a tensor of integers with the image's shape "
+                f"{origin(sample)}: the mask must be a tensor of integers with the image's shape "
                 f"{size}; got {_told(given)}"
             )
         mask: Tensor = given.as_subclass(Tensor).long()
@@ -128,7 +128,7 @@ class SegmentationTask(Task):
         wrong = ((mask < 0) | (mask >= len(self.classes))) & (mask != self.ignore_index)
         if wrong.any():
             raise DataError(
-                f"{_where(sample)}: the mask holds class {int(mask[wrong][0])}, but there are "
+                f"{origin(sample)}: the mask holds class {int(mask[wrong][0])}, but there are "
                 f"{len(self.classes)} classes (0..{len(self.classes) - 1}) and ignore_index "
                 f"{self.ignore_index}; map the labels with the data set's protocol"
             )
@@ -287,25 +287,34 @@ def collate_images(samples: Sequence[Sample], radiometry: Radiometry) -> Batch:
     sizes = [(s.image.shape[-2], s.image.shape[-1]) for s in samples]
     shape = max(h for h, _ in sizes), max(w for _, w in sizes)
     return {
-        "image": _stacked([padded(_scaled(s, radiometry), shape, 0.0) for s in samples]),
+        "image": _stacked([padded(scaled(s, radiometry), shape, 0.0) for s in samples]),
         "sizes": sizes,
         "meta": [s.meta for s in samples],
     }
 
 
-def _scaled(sample: Sample, radiometry: Radiometry) -> Tensor:
+def scaled(sample: Sample, radiometry: Radiometry) -> Tensor:
+    """A sample's image for the model, if it is one of those that the model was made for.
+
+    Returns:
+        float32 ``(C, H, W)``, 0 (the mean) where invalid.
+
+    Raises:
+        DataError: If dtype or band count don't fit, or image or validity isn't a tensor of its
+            shape.
+    """
     if not isinstance(sample.image, Tensor) or sample.image.ndim != 3:
         raise DataError(
-            f"{_where(sample)}: the image must be a tensor (C, H, W); got {_told(sample.image)}"
+            f"{origin(sample)}: the image must be a tensor (C, H, W); got {_told(sample.image)}"
         )
     raw = sample.image.as_subclass(Tensor)
     dtype = str(raw.dtype).removeprefix("torch.")
-    radiometry.check(dtype, raw.shape[0], where=_where(sample))
+    radiometry.check(dtype, raw.shape[0], where=origin(sample))
     image = radiometry(raw)
     if sample.valid is not None:
         if sample.valid.dtype != torch.bool or sample.valid.shape != raw.shape[-2:]:
             raise DataError(
-                f"{_where(sample)}: valid must be a boolean tensor with the image's shape "
+                f"{origin(sample)}: valid must be a boolean tensor with the image's shape "
                 f"{tuple(raw.shape[-2:])}; got {_told(sample.valid)}"
             )
         image *= sample.valid.as_subclass(Tensor)
@@ -335,5 +344,6 @@ def _told(value: Any) -> str:
     return f"a {type(value).__name__}, {value.dtype} of shape {tuple(value.shape)}"
 
 
-def _where(sample: Sample) -> str:
+def origin(sample: Sample) -> str:
+    """What an error message calls a sample: its file, or else its name."""
     return str(sample.meta.get("path") or sample.meta.get("id") or "sample")

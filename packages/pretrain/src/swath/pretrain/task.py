@@ -17,7 +17,7 @@ from swath.core.data.radiometry import Radiometry
 from swath.core.errors import ConfigError, DataError
 from swath.core.inference.protocols import EvaluationMode
 from swath.core.sample import Sample
-from swath.core.segmentation import SegmentationTask
+from swath.core.segmentation import SegmentationTask, scaled
 from swath.core.task import Batch
 from swath.pretrain.losses import confident, cutmix, unlabelled_loss
 from swath.pretrain.losses import pseudo_labels as labels_of
@@ -123,31 +123,36 @@ class S4PTask(SegmentationTask):
         views = [s.targets["unlabelled"] for s in samples if "unlabelled" in s.targets]
         if not views:
             return batch
-        batch["strong"] = torch.stack([self.radiometry(v.strong) for v in views])
+        batch["strong"] = torch.stack([self._scaled(v.strong, v) for v in views])
         batch["ignore"] = torch.stack([v.ignore for v in views])
         if self.labels == "stored":
-            return batch | self._stored(views, samples)
-        partners = [(i, v.weak_mix) for i, v in enumerate(views) if v.weak_mix is not None]
-        weak = [v.weak for v in views] + [image for _, image in partners]
-        batch["weak"] = torch.stack([self.radiometry(image) for image in weak])
-        batch["mixed"] = torch.tensor([i for i, _ in partners], dtype=torch.int64)
+            return batch | self._stored(views)
+        mixed = [i for i, v in enumerate(views) if v.weak_mix is not None]
+        weak = [self._scaled(v.weak, v) for v in views]
+        weak += [self._scaled(v.weak_mix, v) for v in views if v.weak_mix is not None]
+        batch["weak"] = torch.stack(weak)
+        batch["mixed"] = torch.tensor(mixed, dtype=torch.int64)
         batch["box"] = torch.stack([v.box for v in views])
         return batch
 
-    def _stored(self, views: Sequence[UnlabelledViews], samples: Sequence[Sample]) -> Batch:
-        for view, sample in zip(views, samples, strict=True):
+    def _scaled(self, image: Tensor, views: UnlabelledViews) -> Tensor:
+        return scaled(Sample(image, meta={"path": views.origin}), self.radiometry)
+
+    def _stored(self, views: Sequence[UnlabelledViews]) -> Batch:
+        for view in views:
             if "mask" not in view.targets:
                 raise DataError(
-                    f"the unlabelled partner of {sample.meta.get('path', 'a sample')} brings no "
-                    "mask; use task.labels=online, or a data set with stored labels and "
-                    "train.stored_labels=True"
+                    f"{view.origin} brings no mask; use task.labels=online, or a data set with "
+                    "stored labels and train.stored_labels=True"
                 )
-        label = torch.stack([v.targets["mask"].long() for v in views])
+        label = torch.stack(
+            [self._mask(Sample(v.strong, v.targets, ~v.ignore, {"path": v.origin})) for v in views]
+        )
         confidence = torch.stack([v.targets["confidence"] for v in views])
-        outside = (label < 0) | (label >= len(self.classes))
+        unknown = label == self.ignore_index
         return {
-            "label": label.masked_fill(outside, 0),
-            "confidence": confidence.masked_fill(outside, 0.0),
+            "label": label.masked_fill(unknown, 0),
+            "confidence": confidence.masked_fill(unknown, 0.0),
         }
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:

@@ -23,7 +23,9 @@ from torchvision.transforms import v2
 
 from swath.core.data.transforms import ColorJitter as AnyBandJitter
 from swath.core.data.transforms import GaussianBlur, RandomCropPad, RandomScale
+from swath.core.errors import DataError
 from swath.core.sample import Sample
+from swath.core.segmentation import origin
 from swath.pretrain.losses import cutmix
 
 Range = tuple[float, float]
@@ -231,6 +233,7 @@ class UnlabelledViews:
         box: bool ``(S, S)``: where ``strong`` shows the partner; nowhere without one.
         targets: Stored ``"mask"`` of ``strong`` and its ``"confidence"``, float32 in [0, 1], the
             partner's pasted in already; empty unless both have a mask.
+        origin: The image's file, and the partner's, for messages.
     """
 
     weak: Tensor
@@ -239,6 +242,7 @@ class UnlabelledViews:
     weak_mix: Tensor | None
     box: Tensor
     targets: dict[str, Tensor]
+    origin: str
 
 
 class S4PViews:
@@ -268,17 +272,22 @@ class S4PViews:
     def __call__(
         self, image: Any, targets: dict[str, Any], valid: Any
     ) -> tuple[Any, dict[str, Any], Any]:
-        """What `Sample.map` calls; ``targets["unlabelled"]`` becomes `UnlabelledViews`."""
+        """What `Sample.map` calls; ``targets["unlabelled"]`` becomes `UnlabelledViews`.
+
+        Raises:
+            DataError: If the partner has other bands or another dtype.
+        """
         own = {k: v for k, v in targets.items() if k not in ("unlabelled", "mix")}
         image, own, valid = self.weak(image, own, valid)
         return image, own | {"unlabelled": self._views(targets)}, valid
 
     def _views(self, targets: dict[str, Any]) -> UnlabelledViews:
         one, strong = self._both(targets["unlabelled"])
-        ignore, labels = _nobody_saw(one), _labels(one)
+        ignore, labels, name = _nobody_saw(one), _labels(one), origin(one)
         if "mix" not in targets:
             none = torch.zeros_like(ignore)
-            return UnlabelledViews(_plain(one.image), strong, ignore, None, none, labels)
+            return UnlabelledViews(_plain(one.image), strong, ignore, None, none, labels, name)
+        _require_alike(targets["unlabelled"], targets["mix"])
         other, strong_mix = self._both(targets["mix"])
         theirs = _labels(other)
         box = cutmix_box(*ignore.shape)
@@ -289,6 +298,7 @@ class S4PViews:
             weak_mix=_plain(other.image),
             box=box,
             targets={k: cutmix(labels[k], theirs[k], box) for k in labels if k in theirs},
+            origin=f"{name} with a box of {origin(other)}",
         )
 
     def _both(self, sample: Sample) -> tuple[Sample, Tensor]:
@@ -297,13 +307,25 @@ class S4PViews:
         if valid is None:
             valid = tv_tensors.Mask(torch.ones(image.shape[-2:], dtype=torch.bool))
         else:
-            image = _plain(image).masked_fill(~_plain(valid), 0)  # nodata looks like padding
+            # nodata looks like padding; masked_fill doesn't know uint16
+            image = torch.where(_plain(valid), _plain(image), 0)
         weak = replace(sample, image=image, valid=valid).map(self.weak)
         return weak, _plain(self.strong(weak.image))
 
 
 def _plain(image: Tensor) -> Tensor:
     return image.as_subclass(Tensor)
+
+
+def _require_alike(one: Sample, other: Sample) -> None:
+    (bands, dtype), (their_bands, their_dtype) = (
+        (len(s.image), str(s.image.dtype).removeprefix("torch.")) for s in (one, other)
+    )
+    if (bands, dtype) != (their_bands, their_dtype):
+        raise DataError(
+            f"{origin(other)}: {their_bands} band(s) of {their_dtype}, but {origin(one)}, which a "
+            f"box of it is for, has {bands} of {dtype}; make the unlabelled images alike"
+        )
 
 
 def _nobody_saw(sample: Sample) -> Tensor:
