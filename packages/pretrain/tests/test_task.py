@@ -296,6 +296,21 @@ def test_stored_masks_out_of_range_are_named_and_ignored_pixels_are_not_learnt()
         task.collate(found)
 
 
+def test_labels_of_other_classes_are_refused_as_far_as_names_are_known() -> None:
+    scenes = SceneDataset(32, 3, seed=4, class_set="landcover")
+    named, unnamed = SemiSupervised(scenes, scenes), SemiSupervised(Stored(), Stored())
+    turned = [*CLASSES[1:], CLASSES[0]]
+    for labels in ("online", "stored"):
+        for pairs in (named, unnamed):
+            S4PTask(CLASSES, labels=labels).check_data(pairs)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match=r"train.labelled has other classes .*: 7 for 7 \(0"):
+            S4PTask(turned, labels=labels).check_data(named)  # type: ignore[arg-type]
+    half = SemiSupervised(Stored(), scenes, stored_labels=True)
+    S4PTask(turned).check_data(half)  # its masks aren't looked at
+    with pytest.raises(ConfigError, match=r"train.unlabelled has other classes"):
+        S4PTask(turned, labels="stored").check_data(half)
+
+
 def test_masks_out_of_range_are_named() -> None:
     found = samples()
     found[0].targets["mask"][0, 0] = 77

@@ -11,14 +11,14 @@ from safetensors.torch import load_file
 
 from swath.core.checkpoint import store
 from swath.core.config import TrainConfig
-from swath.core.engine import train
+from swath.core.engine import checkpointing, train
 from swath.core.engine.checkpointing import (
     RunFolder,
     preserved_random_state,
     random_state,
     restore_random_state,
 )
-from swath.core.errors import CheckpointError, ConfigError, TrainingError
+from swath.core.errors import CheckpointError, ConfigError, DataError, TrainingError
 
 Toy = Callable[..., TrainConfig]
 
@@ -100,6 +100,28 @@ def test_a_checkpoint_of_another_optimiser_is_refused(toy: Toy, tmp_path: Path) 
     other.save(tmp_path / "config.json")
     with pytest.raises(CheckpointError, match="belongs to another model or optimiser"):
         train(other, tmp_path, resume=True, progress=False)
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_training_set_that_has_lost_a_file_is_not_gone_on_with(
+    toy: Toy, tmp_path: Path, squares: Any, monkeypatch: pytest.MonkeyPatch, noted: bool
+) -> None:
+    content = checkpointing.trainer_content
+
+    def older(state: checkpointing.TrainerState) -> Any:
+        tensors, numbers = content(state)
+        return tensors, {k: v for k, v in numbers.items() if k != "samples"}
+
+    if not noted:
+        monkeypatch.setattr(checkpointing, "trainer_content", older)
+    train(toy(), tmp_path, until=6, progress=False)
+    monkeypatch.setattr(squares, "__len__", lambda self: self.count - 1)
+    if noted:
+        message = r"step_00000006.trainer.safetensors: the training set had 12 samples and has 11 n"
+        with pytest.raises(DataError, match=message):
+            train(toy(), tmp_path, resume=True, progress=False)
+        monkeypatch.undo()
+    assert train(toy(), tmp_path, resume=True, progress=False).step == 12
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a limit on the size of files")

@@ -386,6 +386,31 @@ def test_an_empty_set_and_labels_out_of_range_are_named(
             train(config, tmp_path / str(workers), progress=False)
 
 
+@pytest.mark.parametrize(("name", "count"), [("train", 12), ("val", 4)])
+def test_processes_with_other_copies_of_a_set_are_refused(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, count: int
+) -> None:
+    one_less = lambda n, world: [n, n - 1] if n == count else [n]  # noqa: E731
+    monkeypatch.setattr("swath.core.engine.distributed.gather", one_less)
+    with pytest.raises(DataError, match=f"the {name} set has {count}, {count - 1} samples in the"):
+        train(toy(), tmp_path, progress=False)
+
+
+class Choosy(SegmentationTask):
+    """Wants other data."""
+
+    def check_data(self, dataset: Any) -> None:
+        raise ConfigError(f"not these {len(dataset)}")
+
+
+def test_a_task_may_refuse_a_training_set_before_anything_is_written(
+    toy: Toy, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="not these 12"):
+        train(toy(task=Spec(Choosy, classes=["a", "b"])), tmp_path, progress=False)
+    assert not (tmp_path / "config.json").exists()
+
+
 def test_what_the_training_set_remarks_is_shown_at_the_end(
     toy: Toy,
     tmp_path: Path,

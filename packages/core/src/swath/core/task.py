@@ -52,6 +52,7 @@ class Task(ABC):
     ``with_text(text)``             The same task for a sentence.
     ``with_protocol(protocol)``     The same task for how a data set's labels are read.
     ``data_sets(names)``            The data sets that short names and benchmarks stand for.
+    ``check_data(dataset)``         Refuses, where a run begins, a training set that isn't for it.
     ``predictor``                   ``"module:Class"`` of the `Predictor` that it is asked through.
     ``tile``, ``overlap``           Side and overlap of tiles in pixels where none are chosen.
     ``activation``                  ``"sigmoid"`` for classes that don't exclude each other.

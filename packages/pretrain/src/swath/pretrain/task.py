@@ -8,13 +8,13 @@ for what is done otherwise.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from swath.core.data.radiometry import Radiometry
-from swath.core.errors import ConfigError, DataError
+from swath.core.errors import ConfigError, DataError, differing
 from swath.core.inference.protocols import EvaluationMode
 from swath.core.sample import Sample
 from swath.core.segmentation import SegmentationTask, scaled
@@ -39,8 +39,9 @@ class S4PTask(SegmentationTask):
         labels: ``"online"``: the network labels as it learns, as the official code does;
             ``"stored"``: masks that the unlabelled samples bring along, and confidences, 1 where
             they bring none.
-        warmup: Share of the run that learns from labels alone, until the network is worth
-            believing; officially none. Pre-trained networks don't need it, others do.
+        warmup: Share of the run, as long as it is now, that learns from labels alone, until the
+            network is worth believing; officially none. Pre-trained networks don't need it, others
+            do. A run that is made longer when it is resumed may fall back into it.
         teacher: Who labels online: ``"self"``, the network as it is, as officially; or ``"ema"``,
             its averaged weights (Mean Teacher, arXiv:1703.01780), which need ``ema`` in the config.
         radiometry: This and all that follow: see `SegmentationTask`.
@@ -104,6 +105,20 @@ class S4PTask(SegmentationTask):
             raise ConfigError(f"task.teacher='{teacher}' is unknown; use 'self' or 'ema'")
         self.threshold, self.label_precision, self.labels = threshold, label_precision, labels
         self.warmup, self.teacher = warmup, teacher
+
+    def check_data(self, dataset: Any) -> None:
+        """Refuse a training set whose labels mean other classes, as far as it knows their names.
+
+        Raises:
+            ConfigError: If they differ, or come in another order.
+        """
+        for half in ("labelled", "unlabelled")[: 1 + (self.labels == "stored")]:
+            classes = getattr(getattr(dataset, half, None), "classes", ())
+            if classes and tuple(classes) != self.classes:
+                raise ConfigError(
+                    f"train.{half} has other classes than the task: "
+                    f"{differing(classes, self.classes)}; make task.classes those of the data"
+                )
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """Stack the labelled images and, for training, the views of the unlabelled ones.

@@ -28,7 +28,7 @@ from swath.core.config import TrainConfig
 from swath.core.engine import distributed
 from swath.core.engine.distributed import World
 from swath.core.engine.ema import ExponentialMovingAverage
-from swath.core.errors import CheckpointError, ConfigError, TrainingError, WriteError
+from swath.core.errors import CheckpointError, ConfigError, DataError, TrainingError, WriteError
 from swath.core.files import atomic_path, remove_leftovers
 
 FORMAT = 2
@@ -49,6 +49,7 @@ class TrainerState:
         rng: Random states to go back to before the next step, when the run was resumed.
         world: This process among those of the run.
         batches_per_step: Batches whose gradients make a step, over all processes.
+        samples: In the training set, on whose number their order depends.
     """
 
     model: nn.Module
@@ -62,6 +63,7 @@ class TrainerState:
     rng: dict[str, Any] | None = field(default=None, repr=False)
     world: World = field(default_factory=World)
     batches_per_step: int = 1
+    samples: int = 0
 
     @property
     def judged(self) -> nn.Module:
@@ -222,6 +224,7 @@ def trainer_content(state: TrainerState) -> tuple[dict[str, Tensor], dict[str, A
         "validated": state.validated,
         "scaler": state.scaler.state_dict(),
         "batches_per_step": state.batches_per_step,
+        "samples": state.samples,
         "numbers": numbers,
         "random": [random_numbers for _, random_numbers in states],
     }
@@ -239,6 +242,7 @@ def load_checkpoint(folder: RunFolder, step: int, state: TrainerState) -> None:
     Raises:
         CheckpointError: If a file is damaged or belongs to another model.
         ConfigError: If the run made its steps of another number of batches.
+        DataError: If the training set had another number of samples.
     """
     path = folder.trainer(step)
     weights = folder.weights(step)
@@ -259,6 +263,13 @@ def load_checkpoint(folder: RunFolder, step: int, state: TrainerState) -> None:
             f"{path}: its steps are made of {content['batches_per_step']} batches, processes x "
             f"accumulate, not of {state.batches_per_step}; keep the product, e.g. by --set "
             "accumulate=N"
+        )
+    before = content.get("samples", state.samples)  # older runs don't tell
+    if before != state.samples:
+        raise DataError(
+            f"{path}: the training set had {before} samples and has {state.samples} now, which "
+            "would come in another order; put its files back, or begin a new run with "
+            f"init_from={weights}"
         )
     try:
         if state.ema:

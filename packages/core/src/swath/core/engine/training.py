@@ -27,7 +27,7 @@ from swath.core.engine.distributed import World
 from swath.core.engine.ema import ExponentialMovingAverage
 from swath.core.engine.evaluation import evaluate
 from swath.core.engine.trackers import TRACKERS, check_trackers
-from swath.core.errors import CheckpointError, ConfigError, DataError, suggest
+from swath.core.errors import CheckpointError, ConfigError, DataError, shortened, suggest
 from swath.core.progress import Bar
 from swath.core.sample import Sample
 from swath.core.spec import Spec
@@ -163,8 +163,10 @@ def _train(
     seed_everything(config.seed)
     task: Task = _expect(config.task.build(), Task, "task")
     model: nn.Module = _expect(config.model.build(), nn.Module, "model")
-    dataset = _nonempty(config.train, "train")
-    validation = _nonempty(config.val, "val") if config.val else None
+    dataset = _data_set(config.train, "train", world)
+    validation = _data_set(config.val, "val", world) if config.val else None
+    if hasattr(task, "check_data"):
+        task.check_data(dataset)
     notes = [_initialise(model, config.init_from)] if config.init_from and not resume else []
     ema = _place(model, config, device, world)
     optimisation = _expect_callable(config.optimizer)(model, config.iterations)
@@ -178,6 +180,7 @@ def _train(
         ema,
         world=world,
         batches_per_step=config.accumulate * world.size,
+        samples=len(dataset),
     )
     if overwrite and world.main:
         folder.clear()  # only now, so that a mistake in the config doesn't cost the old run
@@ -354,7 +357,7 @@ def _expect_callable(optimizer: Spec) -> Any:
     return piece
 
 
-def _nonempty(spec: Spec, name: str) -> Any:
+def _data_set(spec: Spec, name: str, world: World) -> Any:
     from swath.core.data.loader import SampleStream
 
     dataset = spec.build()
@@ -374,6 +377,12 @@ def _nonempty(spec: Spec, name: str) -> Any:
         )
     if len(dataset) == 0:
         raise DataError(f"the {name} set ({spec!r}) is empty; check its folder and split")
+    lengths = distributed.gather(len(dataset), world)
+    if len(set(lengths)) > 1:  # the processes would share out orders that don't agree
+        raise DataError(
+            f"the {name} set has {shortened([str(n) for n in lengths])} samples in the processes "
+            "of this run; make their copies of its files alike"
+        )
     return dataset
 
 
