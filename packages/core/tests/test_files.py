@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from swath.core.errors import ConfigError, WriteError
-from swath.core.files import atomic_path
+from swath.core.files import atomic_path, locked
 
 
 def test_the_file_appears_when_it_is_whole(tmp_path: Path) -> None:
@@ -54,3 +54,13 @@ def test_a_full_disk_is_named_and_leaves_the_old_file(tmp_path: Path) -> None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "another")
     assert final.read_text() == "old"
     assert list(tmp_path.iterdir()) == [final]
+
+
+def test_a_locked_folder_is_one_process_s_until_it_is_done(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    with locked(folder, "training", "--run-dir"):
+        taken = rf"new: process {os.getpid()} on .* is training here; .* choose another --run-dir"
+        with pytest.raises(ConfigError, match=taken), locked(folder, "training", "--run-dir"):
+            pass
+    with locked(folder, "training", "--run-dir"):
+        pass

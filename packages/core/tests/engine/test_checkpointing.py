@@ -157,14 +157,14 @@ def test_a_folder_that_nobody_may_write_to_is_refused(
 ) -> None:
     (tmp_path / "file").write_text("")
     for place, reason in (("file", "File exists"), ("file/below", "Not a directory")):
-        with pytest.raises(ConfigError, match=f"{place}: can't be a run's folder .{reason}.; choo"):
+        with pytest.raises(ConfigError, match=f"{place}: can't be written to .{reason}.; choo"):
             train(toy(), tmp_path / place, progress=False)
 
     def forbidden(*_: Any, **__: Any) -> int:
         raise PermissionError(13, "Permission denied")  # which root doesn't get by chmod
 
     monkeypatch.setattr(os, "open", forbidden)
-    with pytest.raises(ConfigError, match=r"run: can't be a run's folder \(Permission denied\)"):
+    with pytest.raises(ConfigError, match=r"run: can't be written to \(Permission denied\)"):
         train(toy(), tmp_path / "run", progress=False)
 
 

@@ -4,15 +4,21 @@ import errno
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from filelock import FileLock, Timeout
+
 from swath.core.errors import ConfigError, WriteError
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO)
+
+LOCK = (".lock", ".owner")
+"""What `locked` keeps in a folder; the first stays there."""
 
 
 def remove_leftovers(folder: str | Path) -> None:
@@ -22,6 +28,42 @@ def remove_leftovers(folder: str | Path) -> None:
     """
     for leftover in Path(folder).glob(f".*.{'[0-9a-f]' * 8}.part*"):
         leftover.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: str | Path, doing: str, option: str) -> Iterator[None]:
+    """Keep other processes out of a folder that a command writes to, by two files in it (`LOCK`).
+
+    The system opens the lock when this process ends, however it does.
+
+    Args:
+        folder: Created if needed.
+        doing: What is done there, such as ``"training"``, for the message.
+        option: By which another folder is chosen, such as ``"--out"``.
+
+    Raises:
+        ConfigError: If another process holds the lock, or nothing can be written here.
+    """
+    place = Path(folder)
+    lock, owner = FileLock(place / LOCK[0]), place / LOCK[1]
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+        owner.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+    except Timeout as error:
+        running = owner.read_text(encoding="utf-8") if owner.exists() else "another process"
+        raise ConfigError(
+            f"{place}: {running} is {doing} here; let it end, stop it, or choose another {option}"
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"{place}: can't be written to ({error.strerror}); choose another {option}"
+        ) from error
+    try:
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
 
 
 @contextmanager

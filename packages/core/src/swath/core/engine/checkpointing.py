@@ -8,7 +8,6 @@ No file is ever half-written, and nothing of it is a pickle.
 
 import json
 import os
-import platform
 import random
 import shutil
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -29,7 +27,7 @@ from swath.core.engine import distributed
 from swath.core.engine.distributed import World
 from swath.core.engine.ema import ExponentialMovingAverage
 from swath.core.errors import CheckpointError, ConfigError, DataError, TrainingError, WriteError
-from swath.core.files import atomic_path, remove_leftovers
+from swath.core.files import atomic_path, locked, remove_leftovers
 
 FORMAT = 2
 
@@ -104,28 +102,10 @@ class RunFolder:
         if not world.main:
             yield
             return
-        lock, owner = FileLock(self.path / ".lock"), self.path / ".owner"
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
-            owner.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+        with locked(self.path, "training", "--run-dir"):
             for folder in (self.path, self.checkpoints):
                 remove_leftovers(folder)
-        except Timeout as error:
-            running = owner.read_text(encoding="utf-8") if owner.exists() else "another process"
-            raise ConfigError(
-                f"{self.path}: {running} is training here; let it end, stop it, or choose another "
-                "--run-dir"
-            ) from error
-        except OSError as error:
-            raise ConfigError(
-                f"{self.path}: can't be a run's folder ({error.strerror}); choose another --run-dir"
-            ) from error
-        try:
             yield
-        finally:
-            owner.unlink(missing_ok=True)
-            lock.release()
 
     def holds_a_run(self) -> bool:
         """Whether a run has been started here."""
