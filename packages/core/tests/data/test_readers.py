@@ -61,6 +61,20 @@ def test_alpha_becomes_validity(tmp_path: Path) -> None:
     assert np.argwhere(~valid).tolist() == [[0, 0]]
 
 
+@pytest.mark.parametrize("bands", [1, 3])
+def test_a_png_of_a_nodata_value_says_what_is_not_valid(tmp_path: Path, bands: int) -> None:
+    values = np.full((bands, 6, 5), 7, np.uint8)
+    values[:, 0] = 255
+    values[0, 1, 1] = 255 if bands == 3 else 254  # not in every band
+    size = {"driver": "PNG", "count": bands, "height": 6, "width": 5, "dtype": "uint8"}
+    with rasterio.open(tmp_path / "a.png", "w", nodata=255, **size) as file:
+        file.write(values)
+    array, valid = read_array(tmp_path / "a.png")
+    np.testing.assert_array_equal(array, values)
+    assert valid is not None
+    assert np.argwhere(~valid).tolist() == [[0, column] for column in range(5)]
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
 def test_tiff_keeps_the_sensors_numbers(tmp_path: Path, dtype: str) -> None:
     values = np.arange(2 * 30).reshape(2, 6, 5).astype(dtype) * 2

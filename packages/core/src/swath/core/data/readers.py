@@ -350,9 +350,9 @@ def _pillow(
 
 
 def _image_bands(image: Image.Image) -> tuple[Array, Valid | None]:
-    if image.mode == "P":
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-    elif image.mode in ("CMYK", "YCbCr", "LAB", "HSV", "RGBX"):
+    if image.mode in ("P", "L", "RGB") and "transparency" in image.info:
+        image = image.convert("LA" if image.mode == "L" else "RGBA")
+    elif image.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV", "RGBX"):
         image = image.convert("RGB")
     array = _planes(image)
     if image.mode in ("RGBA", "LA"):
