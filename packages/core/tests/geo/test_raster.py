@@ -19,7 +19,7 @@ from rasterio.transform import Affine
 from rasterio.windows import Window
 
 from swath.core.errors import RasterError, SwathError
-from swath.core.geo.raster import RasterInfo, RasterWriter, open_raster, read_image
+from swath.core.geo.raster import RasterInfo, RasterWriter, open_member, open_raster, read_image
 
 UTM = CRS.from_epsg(32633)
 PLACES = {
@@ -346,6 +346,26 @@ def test_an_address_is_told_from_a_file_that_is_missing(path: str) -> None:
     for given in (path, Path(path)):
         with pytest.raises(RasterError, match="isn't a file of this machine; fetch it"):
             open_raster(given)
+
+
+def test_a_raster_inside_another_file_is_read_in_place_and_called_by_its_name(
+    tmp_path: Path,
+) -> None:
+    array = np.random.default_rng(0).integers(0, 255, (3, 64, 64), np.uint8)
+    content = write(tmp_path / "a.tif", array, nodata=7, compress="deflate").read_bytes()
+    around = tmp_path / "several, in one.tar"
+    around.write_bytes(b"before" + content + b"after")
+    with open_member(around, 6, len(content), "one.tar/a.tif") as raster:
+        assert (raster.info.path, raster.info.nodata) == (Path("one.tar/a.tif"), 7)
+        np.testing.assert_array_equal(raster.read()[0], array)
+    with pytest.raises(RasterError, match=r"^one.tar/a.tif can't be read \(not recognised"):
+        open_member(around, 7, len(content), "one.tar/a.tif")
+    with (
+        open_member(around, 6, len(content) * 2 // 3, "one.tar/a.tif") as raster,
+        pytest.raises(RasterError, match=r"^one.tar/a.tif can't be read") as caught,
+    ):
+        raster.read()
+    assert "vsi" not in str(caught.value)
 
 
 @pytest.mark.parametrize("bands", [3, "123", ["red"], [1.0]])

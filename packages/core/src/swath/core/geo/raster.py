@@ -250,7 +250,7 @@ class Raster:
         _check_bands(info, chosen)
         size = (info.height, info.width) if window is None else (window.height, window.width)
         _check_memory(info, len(chosen), *size)
-        with _refusing(info.name), rasterio.Env(**_GDAL_OPTIONS):
+        with _refusing(info.name, self._dataset.name), rasterio.Env(**_GDAL_OPTIONS):
             array = self._dataset.read(list(chosen), window=window)
             valid = self._valid(array, chosen, window)
         return array, valid
@@ -301,14 +301,35 @@ def open_raster(path: str | Path, *, max_pixels: int | None = None) -> Raster:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "doesn't exist"
         raise RasterError(f"{path} {what}; give the path of a raster file")
-    return _open(path, max_pixels)
+    return _open(path, str(path), max_pixels)
+
+
+def open_member(
+    path: str | Path, offset: int, size: int, name: str, *, max_pixels: int | None = None
+) -> Raster:
+    """Open a raster that lies in another file as it is, as those in a tar do, without copying it.
+
+    Args:
+        path: The file that it lies in.
+        offset: Where it begins, in bytes.
+        size: Its length in bytes.
+        name: What messages call it.
+        max_pixels: As for `open_raster`.
+
+    Returns:
+        The open raster, a context manager.
+
+    Raises:
+        RasterError: As `open_raster`.
+    """
+    return _open(Path(name), f"/vsisubfile/{offset}_{size},{path}", max_pixels)
 
 
 @contextmanager
 def open_raster_bytes(
     content: bytes, name: str, *, max_pixels: int | None = None
 ) -> Iterator[Raster]:
-    """As `open_raster`, for a raster inside another file.
+    """As `open_raster`, for a raster in memory.
 
     Args:
         content: The raster's file.
@@ -321,17 +342,14 @@ def open_raster_bytes(
     Raises:
         RasterError: As `open_raster`.
     """
-    with MemoryFile(content) as file:
-        try:
-            with _open(Path(file.name), max_pixels) as raster:
-                yield raster
-        except RasterError as error:
-            raise RasterError(str(error).replace(file.name, name)) from error
+    with MemoryFile(content) as file, _open(Path(name), file.name, max_pixels) as raster:
+        yield raster
 
 
-def _open(path: Path, max_pixels: int | None) -> Raster:
-    with _refusing(str(path)), rasterio.Env(**_GDAL_OPTIONS):
-        dataset = DatasetReader(str(path), driver=list(FORMATS))
+def _open(path: Path, source: str, max_pixels: int | None) -> Raster:
+    """Open what GDAL calls ``source``, and users ``path``."""
+    with _refusing(str(path), source), rasterio.Env(**_GDAL_OPTIONS):
+        dataset = DatasetReader(source, driver=list(FORMATS))
         try:
             info = _info(path, dataset)
             _check_size(info, dataset, max_pixels)
@@ -566,8 +584,8 @@ def plausible(array: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 @contextmanager
-def _refusing(name: str, *, doing: str = "read") -> Iterator[None]:
-    """Turn what GDAL and rasterio raise into one line that names the file."""
+def _refusing(name: str, source: str = "", *, doing: str = "read") -> Iterator[None]:
+    """Turn what GDAL and rasterio raise about ``source`` into one line that names the file."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
@@ -578,7 +596,9 @@ def _refusing(name: str, *, doing: str = "read") -> Iterator[None]:
         raise RasterError(f"{name} doesn't fit in memory; read it by windows") from error
     except (RasterioError, CRSError, OSError, ValueError, OverflowError, UnicodeError) as error:
         cause = error.__cause__ or error
-        said = str(cause).replace(f"'{name}' not recognized", "not recognised").replace(name, "it")
+        source = source or name
+        said = str(cause).replace(f"'{source}' not recognized", "not recognised")
+        said = said.replace(source, "it")
         reason = " ".join(said.split()) or type(cause).__name__
         advice = (
             "it is damaged, incomplete or in no known format: copy or export it again"
