@@ -1,4 +1,5 @@
 import io
+import os
 import tarfile
 from pathlib import Path
 
@@ -38,6 +39,15 @@ def tiff(path: Path, bands: np.ndarray, **profile: object) -> Path:
     return path
 
 
+def tar(path: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tape:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tape.addfile(info, io.BytesIO(content))
+    return path
+
+
 def tiles(path: Path, cutting: Cutting) -> list[Tile | Unusable]:
     scenes = find_scenes([path])
     sizes = [size if not isinstance(size, str) else (0, 0) for size in measure(scenes, cutting)]
@@ -56,22 +66,33 @@ def test_folders_lists_shards_and_files_are_searched(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"12345")
     (tmp_path / "list.txt").write_text("y/c.jpg masks/c.png\ny/absent.jpg masks/absent.png\n")
-    with tarfile.open(tmp_path / "x/s.tar", "w") as tape:
-        for member in ("k1.jpg", "k1.mask.png", "k1.json", "d/k2.png"):
-            info = tarfile.TarInfo(member)
-            info.size = 3
-            tape.addfile(info, io.BytesIO(b"abc"))
+    inside = ("k1.jpg", "k1.mask.png", "k1.conf.png", "k1.json", "d/k2.png", "d/.k3.png",
+              "S2A.2020.PNG", "tile_0.5m.tif")  # fmt: skip
+    tar(tmp_path / "x/S.TAR", dict.fromkeys(inside, b"abc"))
     scenes = find_scenes([tmp_path / "x", tmp_path / "list.txt", tmp_path / "y/c.jpg"])
     assert [(s.name, s.size) for s in scenes] == [
+        ("x/S.TAR/S2A.2020.PNG", 3),
+        ("x/S.TAR/d/k2.png", 3),
+        ("x/S.TAR/k1.jpg", 3),
+        ("x/S.TAR/tile_0.5m.tif", 3),
         ("x/b.png", 5),
         ("x/deep/a.TIF", 5),
-        ("x/s.tar/d/k2.png", 3),
-        ("x/s.tar/k1.jpg", 3),
         ("y/absent.jpg", 0),
         ("y/c.jpg", 5),
     ]
-    inside = scenes[3]
-    assert inside.path.read_bytes()[inside.offset :][:3] == b"abc"
+    jpeg = scenes[2]
+    assert jpeg.path.read_bytes()[jpeg.offset :][:3] == b"abc"
+    assert find_scenes([tmp_path / "x/S.TAR"])[0].name == "S.TAR/S2A.2020.PNG"
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    for name in ("in/own/a.png", "elsewhere/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"12345")
+    (tmp_path / "in/circle").symlink_to(tmp_path / "in")
+    (tmp_path / "in/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in/once_more").symlink_to(tmp_path / "elsewhere")
+    assert [s.name for s in find_scenes([tmp_path / "in"])] == ["linked/b.png", "own/a.png"]
 
 
 @pytest.mark.parametrize(
@@ -186,9 +207,9 @@ def test_nodata_is_black_and_invalid_and_empty_tiles_are_left_out(tmp_path: Path
     assert second.valid[:, :32].all()
     assert not second.valid[:, 32:].any()
     assert not second.pixels[:, :, 32:].any()
-    assert third == Unusable(third.place)
+    assert third == Unusable()
     _, second, _ = tiles(path, Cutting(tile=64, min_valid=0.51))
-    assert second == Unusable(second.place)
+    assert second == Unusable()
 
 
 def test_black_and_one_coloured_tiles_are_left_out(tmp_path: Path) -> None:
@@ -213,14 +234,75 @@ def test_a_scene_in_a_shard_is_read_in_place(tmp_path: Path) -> None:
     picture = io.BytesIO()
     image = noise(64, 64)
     Image.fromarray(image).save(picture, "PNG")
-    with tarfile.open(tmp_path / "s.tar", "w") as tape:
-        info = tarfile.TarInfo("k.png")
-        info.size = len(picture.getvalue())
-        tape.addfile(info, io.BytesIO(picture.getvalue()))
+    tar(tmp_path / "s.tar", {"k.png": picture.getvalue()})
     tile = only(tmp_path / "s.tar")
     assert tile.encoded == picture.getvalue()
     assert tile.place.name == "s.tar/k.png@0,0"
     np.testing.assert_array_equal(tile.pixels.transpose(1, 2, 0), image)
+
+
+def test_a_geotiff_in_a_shard_is_read_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bands = noise(64, 128).transpose(2, 0, 1).copy()
+    bands[:, :, :10] = 255
+    place = {"crs": "EPSG:32736", "transform": from_origin(450_000, 40_000, 0.5, 0.5)}
+    whole = tiff(tmp_path / "k.tif", bands, nodata=255, **place)
+    content = whole.read_bytes()
+    shard = tar(tmp_path / "s, 1.tar", {"d/k.tif": content, "cut.tif": content[:-9_000]})
+    expected = tiles(whole, Cutting(tile=64))
+    scenes = find_scenes([shard])
+    plan = Plan(scenes, np.array(measure(scenes, Cutting())), Cutting(tile=64))
+    monkeypatch.setattr("swath.pretrain.rs4p.sources.read_at", None)  # nothing is copied
+    broken, _, *found = cut([plan[i] for i in range(len(plan))], plan.cutting)
+    assert isinstance(broken, Unusable)
+    assert broken.reason is not None
+    assert "vsi" not in broken.reason
+    for tile, same in zip(found, expected, strict=True):
+        assert isinstance(tile, Tile)
+        assert isinstance(same, Tile)
+        np.testing.assert_array_equal(tile.pixels, same.pixels)
+        assert tile.meta == {**same.meta, "source": "s, 1.tar/d/k.tif"}
+    assert found[0].valid is not None
+    assert not found[0].valid[:, :10].any()
+
+
+def test_a_picture_that_changed_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.bmp"
+    for image in (noise(40, 40), noise(40, 40)):
+        Image.fromarray(image).save(path)
+        os.utime(path, ns=(0, int(image.sum())))
+        np.testing.assert_array_equal(only(path).pixels.transpose(1, 2, 0), image)
+
+
+@pytest.mark.parametrize("bands", [1, 3])
+def test_a_png_with_a_nodata_value_keeps_it(tmp_path: Path, bands: int) -> None:
+    image = noise(64, 64, bands).transpose(2, 0, 1) // 2
+    image[:, :, :20] = 255
+    size = {"count": bands, "height": 64, "width": 64, "dtype": "uint8", "nodata": 255}
+    with rasterio.open(tmp_path / "a.png", "w", driver="PNG", **size) as sink:
+        sink.write(image)
+    tile = only(tmp_path / "a.png")
+    assert tile.valid is not None
+    assert not tile.valid[:, :20].any()
+    assert tile.valid[:, 20:].all()
+    assert not tile.pixels[:, :, :20].any()
+
+
+def test_a_picture_that_the_disk_cannot_give_is_a_broken_scene(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(noise(64, 64)).save(tmp_path / "a.png")
+    scenes = find_scenes([tmp_path])
+    place = Plan(scenes, np.array([[64, 64]]), Cutting())[0]
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("swath.pretrain.rs4p.shards.open", fail, raising=False)
+    (tile,) = cut([place], Cutting())
+    assert isinstance(tile, Unusable)
+    assert "Input/output error" in str(tile.reason)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
@@ -235,7 +317,6 @@ def test_a_truncated_scene_is_named_and_the_others_are_cut(tmp_path: Path, suffi
     assert isinstance(first, Tile)
     assert isinstance(third, Tile)
     assert isinstance(second, Unusable)
-    assert second.place.scene.name == broken.name
     assert second.reason is not None
     assert not second.reason.startswith(str(tmp_path)), "its name is said beside it"
 

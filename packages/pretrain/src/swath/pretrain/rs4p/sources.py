@@ -1,13 +1,11 @@
 """Unlabelled scenes, wherever they are, and the tiles they are cut into."""
 
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,21 +13,23 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.ContainerIO import ContainerIO
 from rasterio.windows import Window
 from rasterio.windows import transform as window_transform
 
 from swath.core.data.readers import IMAGE_SUFFIXES, decode_image
 from swath.core.data.spec import read_list
-from swath.core.errors import DataError, RasterError
-from swath.core.geo.raster import RasterInfo, open_raster
+from swath.core.errors import DataError
+from swath.core.geo.raster import RasterInfo, open_member, open_raster
 from swath.pretrain.rs4p.duplicates import perceptual_hash
-from swath.pretrain.rs4p.shards import members, read_at
+from swath.pretrain.rs4p.shards import SUFFIXES, members, read_at
 
 Pixels = NDArray[np.uint8]
 
 _AS_STORED = {b"\xff\xd8\xff": "jpg", b"\x89PNG\r\n\x1a\n": "png"}
 _JPEG_QUALITY = 95
 _PICTURES = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+_LABELS = tuple(f".{s}" for s, part in SUFFIXES.items() if part in ("mask", "confidence"))
 _MODES = {"1": 1, "L": 1, "LA": 1, "P": 3, "RGB": 3, "RGBA": 3, "CMYK": 3, "YCbCr": 3}
 
 
@@ -118,19 +118,18 @@ class Unusable:
     """A tile there is nothing to learn from, or a scene that can't be read.
 
     Attributes:
-        place: Where it is.
         reason: What is wrong with the file; None if there simply is nothing in the tile.
     """
 
-    place: Place
     reason: str | None = None
 
 
 def find_scenes(sources: Sequence[Path]) -> list[Scene]:
     """All scenes of folders, shards (``.tar``), list files (``.txt``) and single images.
 
-    Folders are searched with all below them, shards included. Of a list file the first column
-    counts, relative to the list's folder; what it names needn't exist.
+    Folders are searched with all below them, shards and links to folders included; a folder that is
+    reached twice counts once. In shards, masks and confidences of ours are left alone. Of a list
+    file the first column counts, relative to the list's folder; what it names needn't exist.
 
     Returns:
         The scenes ordered by name, each once.
@@ -147,7 +146,7 @@ def find_scenes(sources: Sequence[Path]) -> list[Scene]:
     for source in sources:
         for path in _files(source.resolve()):
             name = Path(os.path.relpath(path, common)).as_posix()
-            if path.suffix == ".tar":
+            if path.suffix.lower() == ".tar":
                 found |= {scene.name: scene for scene in _in_shard(name, path)}
             else:
                 size = path.stat().st_size if path.is_file() else 0
@@ -160,26 +159,38 @@ def find_scenes(sources: Sequence[Path]) -> list[Scene]:
 
 
 def _files(source: Path) -> Iterator[Path]:
+    suffix = source.suffix.lower()
     if source.is_dir():
-        for folder, _, names in os.walk(source):
-            for name in names:
-                suffix = os.path.splitext(name)[1].lower()
-                if not name.startswith(".") and (suffix == ".tar" or suffix in IMAGE_SUFFIXES):
-                    yield Path(folder, name)
+        yield from _files_below(source)
     elif not source.is_file():
         raise DataError(f"{source}: no such folder, shard or list")
-    elif source.suffix == ".txt":
+    elif suffix == ".txt":
         yield from (source.parent / columns[0] for columns in read_list(source))
-    elif source.suffix == ".tar" or source.suffix.lower() in IMAGE_SUFFIXES:
+    elif suffix == ".tar" or suffix in IMAGE_SUFFIXES:
         yield source
     else:
         raise DataError(f"{source}: neither a folder, an image, a .tar shard nor a .txt list")
 
 
+def _files_below(root: Path) -> Iterator[Path]:
+    seen: set[str] = set()
+    for folder, below, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # links can lead round in circles
+            below.clear()
+            continue
+        seen.add(real)
+        below.sort()  # which of its names a folder is found by
+        for name in names:
+            suffix = os.path.splitext(name)[1].lower()
+            if not name.startswith(".") and (suffix == ".tar" or suffix in IMAGE_SUFFIXES):
+                yield Path(folder, name)
+
+
 def _in_shard(name: str, path: Path) -> Iterator[Scene]:
     for member in members(path):
-        stem, _, suffix = Path(member.name).name.partition(".")
-        if f".{suffix.lower()}" in IMAGE_SUFFIXES and stem:
+        last = Path(member.name).name.lower()
+        if last.endswith(IMAGE_SUFFIXES) and not last.endswith(_LABELS) and last[0] != ".":
             yield Scene(f"{name}/{member.name}", path, member.size, member.offset_data)
 
 
@@ -252,8 +263,7 @@ def cut(places: Sequence[Place], cutting: Cutting) -> list[Tile | Unusable]:
                 _check(raster.info, cutting)
                 done += [_cut_one(raster, place, cutting) for place in wanted]
         except DataError as error:
-            reason = _plain(error, scene)
-            done[start:] = [Unusable(place, reason) for place in wanted]
+            done[start:] = [Unusable(_plain(error, scene))] * len(wanted)
         start = stop
     return done
 
@@ -278,12 +288,13 @@ class _Picture:
 
     scene: Scene
     info: RasterInfo
+    changed: int
     palette: None = None
 
     def read(
         self, window: Window | None = None, bands: Sequence[int] | None = None
     ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        array, valid = _decoded(self.scene)
+        array, valid = _decoded(self.scene, self.changed)
         rows, columns = window.toslices() if window is not None else (slice(None), slice(None))
         chosen = [band - 1 for band in bands or range(1, len(array) + 1)]
         if max(chosen) >= len(array):
@@ -292,48 +303,42 @@ class _Picture:
 
 
 @lru_cache(maxsize=1)  # tiles of one scene follow one another
-def _decoded(scene: Scene) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+def _decoded(scene: Scene, changed: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Pixels of a picture that was last changed at this time."""
     array, valid = decode_image(_content(scene), scene.name)
     return array, np.ones(array.shape[1:], bool) if valid is None else valid
 
 
 def _content(scene: Scene) -> bytes:
-    if scene.offset is None:
-        return scene.path.read_bytes()
-    return read_at(scene.path, scene.offset, scene.size)
+    return read_at(scene.path, scene.offset or 0, scene.size)
 
 
 @contextmanager
 def _opened(scene: Scene) -> Iterator[_Source]:
-    info = _picture_info(scene)
-    if info is not None:
-        yield _Picture(scene, info)
+    picture = _picture(scene)
+    if picture is not None:
+        yield picture
     elif scene.offset is None:
         with open_raster(scene.path) as raster:
             yield raster
-    else:  # GDAL knows files only
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder, Path(scene.name).name)
-            file.write_bytes(_content(scene))
-            try:
-                with open_raster(file) as raster:
-                    yield raster
-            except RasterError as error:
-                raise RasterError(str(error).replace(str(file), scene.name)) from error
+    else:
+        with open_member(scene.path, scene.offset, scene.size, scene.name) as raster:
+            yield raster
 
 
-def _picture_info(scene: Scene) -> RasterInfo | None:
-    """Size and bands of a picture of 8 bits that fits in memory, from its header; else None."""
+def _picture(scene: Scene) -> _Picture | None:
+    """A picture of 8 bits that fits in memory, from its header; None for anything else."""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), scene.path.open("rb") as file:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            source = scene.path if scene.offset is None else BytesIO(_content(scene))
-            with Image.open(source, formats=_PICTURES) as image:
+            part = ContainerIO(file, scene.offset or 0, scene.size)
+            with Image.open(part, formats=_PICTURES) as image:
                 bands = _MODES.get(image.mode)
                 sixteen = image.format == "PNG" and image.tile and "16" in str(image.tile[0][3])
                 if bands is None or sixteen:
                     return None
-                return RasterInfo(Path(scene.name), image.width, image.height, bands)
+                info = RasterInfo(Path(scene.name), image.width, image.height, bands)
+            return _Picture(scene, info, os.fstat(file.fileno()).st_mtime_ns)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Warning):
         return None  # GDAL says what is wrong with it
 
@@ -357,9 +362,9 @@ def _cut_one(raster: _Source, place: Place, cutting: Cutting) -> Tile | Unusable
     pixels[:, ~valid] = 0
     seen = pixels.any(axis=0)
     if not seen.any() or seen.mean() < cutting.min_valid:
-        return Unusable(place)
+        return Unusable()
     if not np.ptp(pixels[:, seen], axis=1).any():
-        return Unusable(place)
+        return Unusable()
     image = np.ascontiguousarray(pixels.transpose(1, 2, 0))
     whole = bool(valid.all())
     stored = _as_stored(raster, place, cutting) if whole else None
