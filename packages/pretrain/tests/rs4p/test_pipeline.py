@@ -230,11 +230,57 @@ def test_nothing_left_is_an_error_that_says_why(tmp_path: Path, model: Predictor
     recipe = Recipe(tile=64, confidence=1.0, min_confident=1.0)
     with pytest.raises(DataError, match=r"none of 2 tiles is left \(1 empty, 1 doubtful\)"):
         prepare([tmp_path / "in"], tmp_path / "out", model, recipe, **SMALL)
-    assert not list((tmp_path / "out").iterdir())
-    recipe = Recipe(tile=64, min_confident=0.0, balance=1e-9)
-    with pytest.raises(DataError, match=r"--balance 1e-09 leaves none of 1 tiles"):
-        prepare([tmp_path / "in"], tmp_path / "out", model, recipe, **SMALL)
-    assert not list((tmp_path / "out").iterdir())
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
+    recipe = Recipe(tile=64, min_confident=0.0)
+    assert prepare([tmp_path / "in"], tmp_path / "out", model, recipe, **SMALL).samples == 1
+
+
+def test_another_balance_or_size_of_shards_labels_nothing_again(
+    archive: Path, tmp_path: Path, model: Predictor, contents: Contents
+) -> None:
+    recipe = replace(RECIPE, shard_mb=0.03)
+    prepare([archive], tmp_path / "whole", model, recipe, **SMALL)
+    out, scarce = tmp_path / "out", replace(RECIPE, balance=1e-9)
+    with pytest.raises(DataError, match=r"--balance 1e-09 leaves none of 11 tiles; raise it"):
+        prepare([archive], out, model, scarce, **SMALL)
+    (out / "rs4p-000000.tar").write_bytes(b"packed with another --shard-mb, then killed")
+    with pytest.raises(DataError, match=r"prepared with other tile; choose"):
+        prepare([archive], out, model, replace(scarce, tile=32), **SMALL)
+    done = prepare([archive], out, model, recipe, **SMALL)
+    assert done.resumed == 11
+    assert contents(out) == contents(tmp_path / "whole")
+    with pytest.raises(DataError, match=r"prepared with other shard_mb; choose"):
+        prepare([archive], out, model, RECIPE, **SMALL)
+
+
+def test_one_at_a_time_prepares_in_a_folder(
+    archive: Path, tmp_path: Path, model: Predictor
+) -> None:
+    def another(*_: Any) -> None:
+        handle.remove()
+        running = f"out: process {os.getpid()} on .* is preparing here; .* choose another --out"
+        with pytest.raises(ConfigError, match=running):
+            prepare([archive], tmp_path / "out", model, RECIPE, **SMALL)
+
+    handle = model.model.register_forward_pre_hook(another)
+    assert prepare([archive], tmp_path / "out", model, RECIPE, **SMALL).samples == 11
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit on the size of files")
+@pytest.mark.parametrize("limit", [200, 1_000, 20_000])
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
+    archive: Path, tmp_path: Path, model: Predictor, limit: int
+) -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(SwathError, match=r"out: the preparation stopped .* the same command"):
+            prepare([archive], tmp_path / "out", model, RECIPE, **SMALL)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert prepare([archive], tmp_path / "out", model, RECIPE, **SMALL).samples == 11
 
 
 def test_scenes_that_are_all_too_small_are_an_error_that_says_so(

@@ -20,6 +20,7 @@ from swath.pretrain.rs4p.samples import IGNORED
 from swath.pretrain.rs4p.shards import INDEX, PARTS, Index, index_dtype, read_at, write_shard
 
 MANIFEST = "manifest.json"
+SHARD = "rs4p-{}.tar"
 SKIPPED = "skipped.tsv"
 
 _PRESENT = 0.01  # of a tile's pixels, for a class to count as being in it
@@ -58,13 +59,15 @@ def pack(
     before = samples["counts"]
     kept = balanced(samples["key"], before, archive.recipe.balance)
     if not kept.any():
-        shutil.rmtree(archive.folder)
-        raise DataError(f"--balance {archive.recipe.balance:g} leaves none of {len(kept)} tiles")
+        raise DataError(
+            f"--balance {archive.recipe.balance:g} leaves none of {len(kept)} tiles; raise it and "
+            "run it again: what is labelled is kept"
+        )
     archive.state[samples["tile"][~kept]] = SURPLUS
     order = np.flatnonzero(kept)[np.argsort(samples["key"][kept])]
     samples, part_of = samples[order], part_of[order]
     index = _index(samples, archive.recipe.shard_mb)
-    names = [f"rs4p-{number:06}.tar" for number in range(int(index["shard"][-1]) + 1)]
+    names = [SHARD.format(f"{number:06}") for number in range(int(index["shard"][-1]) + 1)]
     with Bar("writing shards", len(names), "shards", enabled=progress) as bar:
         for number, name in enumerate(names):
             rows = np.flatnonzero(index["shard"] == number)

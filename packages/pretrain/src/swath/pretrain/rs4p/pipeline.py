@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,12 +20,12 @@ import torch
 from torch import nn
 
 from swath.core.data.readers import resolve_root
-from swath.core.errors import ConfigError, DataError
-from swath.core.files import atomic_path, remove_leftovers
+from swath.core.errors import ConfigError, DataError, SwathError
+from swath.core.files import LOCK, atomic_path, locked, remove_leftovers
 from swath.core.inference.predictor import Predictor
 from swath.core.segmentation import SegmentationTask
 from swath.pretrain.rs4p.archive import Archive
-from swath.pretrain.rs4p.packing import MANIFEST, as_text, pack
+from swath.pretrain.rs4p.packing import MANIFEST, SHARD, as_text, pack
 from swath.pretrain.rs4p.recipe import Recipe
 from swath.pretrain.rs4p.samples import IGNORED
 from swath.pretrain.rs4p.sources import Scene, find_scenes
@@ -71,8 +72,8 @@ def prepare(
 
     Writes to ``out``: ``rs4p-*.tar``, ``index.npy``, ``manifest.json``, ``skipped.tsv`` with every
     tile that was left out and why, and ``report.html``. Killed at any moment and run again, it
-    goes on where it stopped and ends with the same bytes, on the same machine. Until it ends, the
-    disk holds the samples twice.
+    goes on where it stopped and ends with the same bytes, on the same machine; ``balance`` and
+    ``shard_mb`` may change until it ends. Until then, the disk holds the samples twice.
 
     Args:
         sources: Folders, ``.tar`` shards, ``.txt`` lists of scenes, or images; one or several.
@@ -87,10 +88,11 @@ def prepare(
         progress: Show bars.
 
     Raises:
-        ConfigError: If an option is out of range, or the model isn't one for segmentation of RGB.
+        ConfigError: If an option is out of range, the model isn't one for segmentation of RGB, or
+            another process is preparing in ``out``.
         DataError: If a source is missing, too many scenes are broken, no tile is left, or ``out``
             holds something else, or lies in a source.
-        SwathError: If a worker was killed.
+        SwathError: If a worker was killed, or the disk is full or fails.
     """
     recipe = recipe or Recipe()
     task = _checked_task(model, classes)
@@ -109,11 +111,11 @@ def prepare(
         "scenes": _scenes_hash(scenes),
         "versions": {name: version(name) for name in ("swath-pretrain", "swath-core", "torch")},
     }
-    finished = _begin(folder, request)
-    if finished is not None:
-        return _prepared(folder, finished)
     workers = min(16, os.cpu_count() or 1) if workers is None else workers
-    with worker_pool(workers) as pool:
+    with locked(folder, "preparing", "--out"), _resumable(folder), worker_pool(workers) as pool:
+        finished = _begin(folder, request)
+        if finished is not None:
+            return _prepared(folder, finished)
         archive = Archive(folder / _UNFINISHED, scenes, recipe, max_broken, part)
         archive.measure(pool, workers, progress)
         resumed = archive.label(pool, workers, model, task, progress)
@@ -123,6 +125,18 @@ def prepare(
 
 def _prepared(out: Path, manifest: Mapping[str, Any], resumed: int = 0) -> Prepared:
     return Prepared(out, manifest["samples"], len(manifest["shards"]), manifest, resumed)
+
+
+@contextmanager
+def _resumable(folder: Path) -> Iterator[None]:
+    """Say what to do where the disk is full or fails."""
+    try:
+        yield
+    except OSError as error:
+        raise SwathError(
+            f"{folder}: the preparation stopped ({error}); make room or mend it, then run the same "
+            "command again: it goes on where it stopped"
+        ) from error
 
 
 def model_hash(model: nn.Module) -> str:
@@ -172,10 +186,13 @@ def _begin(folder: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:
         shutil.rmtree(unfinished, ignore_errors=True)
         return stored
     if any(unfinished.glob("part-*.npz")):
-        _check_same(folder, _read(begun, "recipe"), request)
+        _check_same(folder, _labelling(_read(begun, "recipe")), _labelling(request))
+        if begun.read_text(encoding="utf-8") != as_text(request):
+            for shard in folder.glob(SHARD.format("*")):  # packed in another way
+                shard.unlink()
     elif begun.is_file() and begun.read_text(encoding="utf-8") != as_text(request):
         shutil.rmtree(unfinished)  # nothing of worth is there: begin anew
-    elif folder.is_dir() and any(path != unfinished for path in folder.iterdir()):
+    elif any(path != unfinished and path.name not in LOCK for path in folder.iterdir()):
         raise DataError(f"{folder} isn't empty; choose an empty folder")
     for place in (folder, unfinished):
         remove_leftovers(place)
@@ -203,6 +220,12 @@ def _check_same(folder: Path, earlier: Mapping[str, Any], request: Mapping[str, 
             f"{folder} was prepared with other {', '.join(changed)}; choose an empty folder, or "
             "delete this one"
         )
+
+
+def _labelling(request: Mapping[str, Any]) -> dict[str, Any]:
+    """What the finished parts depend on; tiles are chosen and packed afterwards."""
+    recipe = {k: v for k, v in request["recipe"].items() if k not in ("balance", "shard_mb")}
+    return {**request, "recipe": recipe}
 
 
 def _flat(request: Mapping[str, Any]) -> dict[str, Any]:
