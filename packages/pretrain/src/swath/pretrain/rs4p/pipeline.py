@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from swath.core.data.readers import resolve_root
-from swath.core.errors import ConfigError, DataError, SwathError
+from swath.core.errors import ConfigError, DataError, SwathError, WriteError
 from swath.core.files import LOCK, atomic_path, locked, remove_leftovers
 from swath.core.inference.predictor import Predictor
 from swath.core.segmentation import SegmentationTask
@@ -132,7 +132,7 @@ def _resumable(folder: Path) -> Iterator[None]:
     """Say what to do where the disk is full or fails."""
     try:
         yield
-    except OSError as error:
+    except (OSError, WriteError) as error:
         raise SwathError(
             f"{folder}: the preparation stopped ({error}); make room or mend it, then run the same "
             "command again: it goes on where it stopped"
