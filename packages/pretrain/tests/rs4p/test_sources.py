@@ -62,10 +62,14 @@ def only(path: Path, cutting: Cutting | None = None) -> Tile:
 
 
 def test_folders_lists_shards_and_files_are_searched(tmp_path: Path) -> None:
-    for name in ("x/b.png", "x/deep/a.TIF", "x/.hidden.png", "y/c.jpg", "x/notes.md"):
+    for name in (
+        "x/b.png", "x/deep/a.TIF", "x/.hidden.png", "y/c.jpg", "y/my  own c.jpg", "x/notes.md"
+    ):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"12345")
-    (tmp_path / "list.txt").write_text("y/c.jpg masks/c.png\ny/absent.jpg masks/absent.png\n")
+    (tmp_path / "list.txt").write_text(
+        "y/c.jpg masks/c.png\ny/absent.jpg masks/absent.png\ny/my  own c.jpg\n"
+    )
     inside = ("k1.jpg", "k1.mask.png", "k1.conf.png", "k1.json", "d/k2.png", "d/.k3.png",
               "S2A.2020.PNG", "tile_0.5m.tif")  # fmt: skip
     tar(tmp_path / "x/S.TAR", dict.fromkeys(inside, b"abc"))
@@ -79,6 +83,7 @@ def test_folders_lists_shards_and_files_are_searched(tmp_path: Path) -> None:
         ("x/deep/a.TIF", 5),
         ("y/absent.jpg", 0),
         ("y/c.jpg", 5),
+        ("y/my  own c.jpg", 5),
     ]
     jpeg = scenes[2]
     assert jpeg.path.read_bytes()[jpeg.offset :][:3] == b"abc"

@@ -1,7 +1,6 @@
 """Training data from shards, and from folders with a list: `ShardDataset`, `UnlabelledFolder`."""
 
 import json
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from swath.core.data.spec import Protocol, read_list
 from swath.core.errors import ConfigError, DataError
 from swath.core.sample import Sample
 from swath.pretrain.data import RS4P1M
+from swath.pretrain.rs4p.lists import Files, read_names
 from swath.pretrain.rs4p.samples import IGNORED
 from swath.pretrain.rs4p.shards import (
     INDEX,
@@ -260,8 +260,10 @@ class UnlabelledFolder(Tolerant):
         if list_file is None:
             rows = _find_images(self._root)
         else:
-            listing, files = resolve_root(list_file), _Files(self._root)
-            rows = read_list(listing) if labels else _read_names(listing, self._root, files)
+            listing, files = resolve_root(list_file), Files(self._root)
+            rows = (
+                read_list(listing) if labels else [(name,) for name in read_names(listing, files)]
+            )
             absent = _absent(files, rows)
         if labels and any(len(row) < 2 for row in rows):
             raise DataError(
@@ -409,39 +411,7 @@ def _find_images(root: Path) -> list[tuple[str]]:
     return found
 
 
-class _Files:
-    """Which files are below a folder; folders are listed once, instead of asking for each file."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._folders: dict[str, set[str]] = {}
-
-    def __contains__(self, name: str) -> bool:
-        folder, _, file = name.rpartition("/")
-        if folder not in self._folders:
-            place = self._root / folder
-            self._folders[folder] = set(os.listdir(place)) if place.is_dir() else set()
-        return file in self._folders[folder]
-
-
-def _read_names(path: Path, root: Path, files: _Files) -> list[tuple[str]]:
-    """The first column of a list; a whole line where that is the name of a file, with spaces."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: can't be read as a list file: {error}") from error
-    names = []
-    for line in map(str.strip, lines):
-        if line and not line.startswith("#"):
-            name = line.split()[0]
-            whole = name != line and name not in files and (root / line).is_file()
-            names.append((line if whole else name,))
-    if not names:
-        raise DataError(f"{path}: the list file names no sample")
-    return names
-
-
-def _absent(files: _Files, rows: Sequence[tuple[str, ...]]) -> dict[int, str]:
+def _absent(files: Files, rows: Sequence[tuple[str, ...]]) -> dict[int, str]:
     """The places of rows that aren't all there, and the first name that isn't."""
     found = ((i, next((n for n in row if n not in files), None)) for i, row in enumerate(rows))
     return {i: name for i, name in found if name is not None}

@@ -18,10 +18,10 @@ from rasterio.windows import Window
 from rasterio.windows import transform as window_transform
 
 from swath.core.data.readers import IMAGE_SUFFIXES, decode_image
-from swath.core.data.spec import read_list
 from swath.core.errors import DataError
 from swath.core.geo.raster import RasterInfo, open_member, open_raster
 from swath.pretrain.rs4p.duplicates import perceptual_hash
+from swath.pretrain.rs4p.lists import Files, read_names
 from swath.pretrain.rs4p.shards import SUFFIXES, members, read_at
 
 Pixels = NDArray[np.uint8]
@@ -129,7 +129,8 @@ def find_scenes(sources: Sequence[Path]) -> list[Scene]:
 
     Folders are searched with all below them, shards and links to folders included; a folder that is
     reached twice counts once. In shards, masks and confidences of ours are left alone. Of a list
-    file the first column counts, relative to the list's folder; what it names needn't exist.
+    file the first column counts, or a whole line that is the name of a file with spaces, relative
+    to the list's folder; what it names needn't exist.
 
     Returns:
         The scenes ordered by name, each once.
@@ -165,7 +166,8 @@ def _files(source: Path) -> Iterator[Path]:
     elif not source.is_file():
         raise DataError(f"{source}: no such folder, shard or list")
     elif suffix == ".txt":
-        yield from (source.parent / columns[0] for columns in read_list(source))
+        folder = source.parent
+        yield from (folder / name for name in read_names(source, Files(folder)))
     elif suffix == ".tar" or suffix in IMAGE_SUFFIXES:
         yield source
     else:
