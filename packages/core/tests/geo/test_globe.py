@@ -5,7 +5,7 @@ from pyproj import Geod
 from rasterio.crs import CRS
 from rasterio.transform import from_origin
 
-from swath.core.geo.globe import cut_at_date_line, pixel_areas, polygon_area
+from swath.core.geo.globe import cut_at_date_line, pixel_areas, polygon_area, to_degrees
 from swath.core.geo.raster import RasterInfo
 
 EARTH = 510_065_621_724_089  # square metres of the WGS 84 ellipsoid
@@ -53,7 +53,9 @@ def test_areas_of_more_than_half_the_earth() -> None:
 
 def test_pixels_get_smaller_towards_the_poles() -> None:
     info = RasterInfo(None, 360, 180, 1, "uint8", CRS.from_epsg(4326), from_origin(-180, 90, 1, 1))
-    areas = pixel_areas(info, np.arange(180), [0, 200])
+    to_globe = to_degrees(info, needed=True)
+    assert to_globe is not None
+    areas = pixel_areas(info.transform, to_globe, np.arange(180), [0, 200])
     assert areas.shape == (180, 2)
     assert areas[:, 0].sum() * 360 == pytest.approx(EARTH, rel=1e-4)
     assert areas[90, 0] > 100 * areas[0, 0]

@@ -257,8 +257,12 @@ def _check_paths(images: list[Path], out: Path | None) -> None:
 
 def _targets(images: list[Path], out: Path | None, ending: str) -> list[Path]:
     """Where each result goes: to a name with a suffix, or else into that folder."""
-    whole = out is not None and not out.is_dir() and (out.suffix or not Path(ending).suffix)
-    if out is not None and whole and len(images) == 1:
+    if (
+        out is not None
+        and len(images) == 1
+        and not out.is_dir()
+        and (out.suffix or not Path(ending).suffix)
+    ):
         return [out]
     targets = [(out or image.parent) / f"{image.stem}{ending}" for image in images]
     if len(set(targets)) < len(targets):

@@ -319,23 +319,32 @@ def read_list(path: Path) -> list[tuple[str, ...]]:
     Raises:
         DataError: If it can't be read, is empty, or a line has more than two columns.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: can't be read as a list file: {error}") from error
     rows = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in list_lines(path):
         columns = tuple(line.split())
-        if not columns or columns[0].startswith("#"):
-            continue
         if len(columns) > 2:
             raise DataError(
                 f"{path}, line {number}: {len(columns)} columns; expected 'image' or 'image label'"
             )
         rows.append(columns)
-    if not rows:
-        raise DataError(f"{path}: the list file names no sample")
     return rows
+
+
+def list_lines(path: Path) -> list[tuple[int, str]]:
+    """The lines of a list file with their numbers; blank ones and ``#`` comments are skipped.
+
+    Raises:
+        DataError: If it can't be read, or is empty.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: can't be read as a list file: {error}") from error
+    stripped = ((number, line.strip()) for number, line in enumerate(lines, start=1))
+    kept = [(number, line) for number, line in stripped if line and not line.startswith("#")]
+    if not kept:
+        raise DataError(f"{path}: the list file names no sample")
+    return kept
 
 
 def _listed_items(layout: Layout, root: Path, path: Path) -> Iterator[Item]:

@@ -9,6 +9,7 @@ import shapely
 from numpy.typing import ArrayLike, NDArray
 from pyproj import Geod, Transformer
 from pyproj.exceptions import ProjError
+from rasterio.transform import Affine
 from shapely.geometry import LinearRing, MultiPolygon, Polygon, box
 from shapely.geometry.polygon import orient
 
@@ -41,24 +42,25 @@ def to_degrees(info: RasterInfo, *, needed: bool) -> Transformer | None:
         return None
 
 
-def pixel_areas(info: RasterInfo, rows: ArrayLike, columns: ArrayLike) -> NDArray[np.float64]:
+def pixel_areas(
+    transform: Affine, to_globe: Transformer, rows: ArrayLike, columns: ArrayLike
+) -> NDArray[np.float64]:
     """Ground areas of single pixels, on the WGS 84 ellipsoid.
 
     Args:
-        info: Of a raster with a place on earth.
+        transform: From pixels to the raster's CRS.
+        to_globe: From there to degrees; see `to_degrees`.
         rows: Of the pixels' upper edges, ``(R,)``; fractions of pixels are allowed.
         columns: Of their left edges, ``(C,)``.
 
     Returns:
         ``(R, C)`` square metres; 0 where the CRS has no place on earth for a pixel.
     """
-    transformer = to_degrees(info, needed=False)
-    assert transformer is not None  # it has a place
     top, left = np.meshgrid(np.asarray(rows, float), np.asarray(columns, float), indexing="ij")
     x = np.stack([left, left + 1, left + 1, left], axis=-1)
     y = np.stack([top, top, top + 1, top + 1], axis=-1)
-    t = info.transform
-    longitude, latitude = transformer.transform(t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f)
+    t = transform
+    longitude, latitude = to_globe.transform(t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f)
     areas = [
         abs(_GEOD.polygon_area_perimeter(*quad)[0])
         for quad in zip(longitude.reshape(-1, 4), latitude.reshape(-1, 4), strict=True)

@@ -348,7 +348,8 @@ class _Place:
         self._to_degrees = to_degrees(info, needed=degrees) if located else None
         self._straight: float = _STRAIGHT_PX
         if self._to_degrees is not None:
-            (area,) = pixel_areas(info, [info.height / 2], [info.width / 2]).ravel()
+            middle = [info.height / 2], [info.width / 2]
+            area = pixel_areas(self._transform, self._to_degrees, *middle).item()
             self._straight = min(_STRAIGHT_PX, max(_STRAIGHT_M / math.sqrt(area or 1), 1))
         self._degrees = degrees and self._to_degrees is not None
         self.crs: str | None = None

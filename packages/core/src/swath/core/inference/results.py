@@ -151,12 +151,13 @@ class SegmentationResult:
         if self.path is not None and self.path.exists():
             if path.exists() and path.samefile(self.path):
                 return
+            with atomic_path(path) as temporary:
+                shutil.copyfile(self.path, temporary)
             remove_side_files(path)
-            for end in ("", ".aux.xml"):  # class names for GIS programs lie beside the file
-                beside = self.path.with_name(self.path.name + end)
-                if beside.exists():
-                    with atomic_path(path.with_name(path.name + end)) as temporary:
-                        shutil.copyfile(beside, temporary)
+            names = self.path.with_name(f"{self.path.name}.aux.xml")  # for GIS programs
+            if names.exists():
+                with atomic_path(path.with_name(f"{path.name}.aux.xml")) as temporary:
+                    shutil.copyfile(names, temporary)
             return
         with _mask_writer(path, self.info, self.classes, self.palette) as writer:
             for window in row_blocks(self.info.height, self.info.width, 512):

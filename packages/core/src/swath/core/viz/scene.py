@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import rasterio
+from pyproj import Transformer
 from rasterio.enums import Resampling
 from rasterio.transform import xy
 from rasterio.windows import Window
@@ -53,8 +54,8 @@ def class_areas(mask: str | Path, count: int) -> ClassAreas:
     unknown = 0
     with open_raster(mask) as raster:
         info = raster.info
-        placed = info.placed and to_degrees(info, needed=False) is not None
-        areas = _areas(info) if placed else np.zeros((1, 1))
+        to_globe = to_degrees(info, needed=False) if info.placed else None
+        areas = np.zeros((1, 1)) if to_globe is None else _areas(info, to_globe)
         lines, across = (
             np.arange(side) * parts // side
             for side, parts in zip((info.height, info.width), areas.shape, strict=True)
@@ -68,10 +69,10 @@ def class_areas(mask: str | Path, count: int) -> ClassAreas:
             unknown += int((~known).sum())
             ground = areas[np.ix_(lines[top : top + rows], across)]
             metres += np.bincount(classes, ground[known], minlength=count)
-    return ClassAreas(pixels, metres if placed else None, unknown)
+    return ClassAreas(pixels, None if to_globe is None else metres, unknown)
 
 
-def _areas(info: RasterInfo) -> npt.NDArray[np.float64]:
+def _areas(info: RasterInfo, to_globe: Transformer) -> npt.NDArray[np.float64]:
     """Of a pixel in the middle of every part of the map, ``(256, 16)`` square metres or fewer."""
     rows, columns = (
         (np.arange(parts) + 0.5) * side / parts - 0.5
@@ -80,7 +81,7 @@ def _areas(info: RasterInfo) -> npt.NDArray[np.float64]:
             (info.width, min(_AREA_COLUMNS, info.width)),
         )
     )
-    return pixel_areas(info, rows, columns)
+    return pixel_areas(info.transform, to_globe, rows, columns)
 
 
 def read_small(

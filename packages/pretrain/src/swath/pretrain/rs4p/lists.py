@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from swath.core.errors import DataError
+from swath.core.data.spec import list_lines
 
 
 class Files:
@@ -35,16 +35,9 @@ def read_names(path: Path, files: Files) -> list[str]:
     Raises:
         DataError: If the list can't be read, or names nothing.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: can't be read as a list file: {error}") from error
     names = []
-    for line in map(str.strip, lines):
-        if line and not line.startswith("#"):
-            name = line.split()[0]
-            whole = name != line and name not in files and (files.root / line).is_file()
-            names.append(line if whole else name)
-    if not names:
-        raise DataError(f"{path}: the list file names no sample")
+    for _, line in list_lines(path):
+        name = line.split()[0]
+        whole = name != line and name not in files and (files.root / line).is_file()
+        names.append(line if whole else name)
     return names
